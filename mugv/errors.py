@@ -1,0 +1,13 @@
+"""The errors that a user can cause or must see. The command line prints them as one line and exits with code 2."""
+
+
+class UserError(ValueError):
+    """A mistake in the input: the message names the file or key, what is wrong and what would be right."""
+
+
+class MissingFeature(UserError):
+    """A recipe asks for something that this release does not do."""
+
+
+class StoreError(UserError):
+    """The object store or the state folder cannot be used (full disk, read-only, wrong credentials)."""

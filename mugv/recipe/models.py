@@ -1,0 +1,76 @@
+"""The sizes of the three networks. The defaults are the published MUG-V 10B (facts: paper 3, released code)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class ModelPart(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VAEModel(ModelPart):
+    """VideoVAE: a 2D trunk 8x in space, then a temporal net 8x in time on independent 8-frame chunks."""
+
+    latent_channels: Positive = 24
+    base_channels: Positive = 128
+    channel_multipliers: tuple[Positive, Positive, Positive, Positive] = (1, 2, 4, 4)
+    blocks_per_level: Positive = 2
+    """ResNet blocks of an encoder level; a decoder level has one more."""
+    temporal_channels: tuple[Positive, Positive, Positive, Positive] = (128, 256, 256, 512)
+    temporal_blocks: Positive = 4
+    groups: Positive = 32
+    """Groups of every GroupNorm."""
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of the trunk's feature map, the temporal net's input."""
+        return self.base_channels * self.channel_multipliers[-1]
+
+    @model_validator(mode="after")
+    def _groups(self) -> VAEModel:
+        widths = {self.base_channels * m for m in self.channel_multipliers} | set(self.temporal_channels)
+        wrong = sorted(w for w in widths if w % self.groups)
+        if wrong:
+            raise ValueError(f"every channel count must be a multiple of groups = {self.groups}, got {wrong}")
+        return self
+
+
+class DiTModel(ModelPart):
+    """MUG-DiT, the largest width that the recipe reaches; expansion stages start from smaller ones."""
+
+    layers: Positive = 56
+    hidden: Positive = 3456
+    heads: Positive = 48
+    latent_channels: Positive = 24
+    patch: Positive = 2
+    mlp_ratio: Positive = 4
+    learned_sigma: bool = True
+    """The release's head predicts 2x latent channels and discards the second half."""
+    gate_init: Literal["random", "zero"] = "random"
+    """random: the release's tables; zero: gates start at zero (adaLN-zero)."""
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+    @model_validator(mode="after")
+    def _heads(self) -> DiTModel:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
+        if self.head_dim % 6:
+            raise ValueError(f"head width {self.head_dim} must be a multiple of 6: pairs for row, column and time")
+        return self
+
+
+class TextEncoder(ModelPart):
+    """`t5`: a frozen T5 encoder from a local path or the hub; `hashed`: frozen word vectors made from a hash."""
+
+    kind: Literal["t5", "hashed"] = "hashed"
+    path: str = "DeepFloyd/t5-v1_1-xxl"
+    width: Positive = 4096
+    max_tokens: Positive = 300

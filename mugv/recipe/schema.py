@@ -1,0 +1,352 @@
+"""Every key of a recipe, with its unit and its default. Frozen and strict: an unknown key is an error.
+
+Sizes are pixels, times seconds, learning rates per step, unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mugv.recipe.models import DiTModel, TextEncoder, VAEModel
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class SampleFootage(Part):
+    """The footage that is written when no videos are given."""
+
+    shots: Positive = 1000
+    """Clean shots of moving shapes, before the planted defects."""
+    shots_per_file: Positive = 16
+    size: Positive = 96
+    fps: Positive = 12
+    shot_frames: tuple[Positive, Positive] = (24, 28)
+    seed: NonNegative = 0
+
+
+class Data(Part):
+    """Where raw video comes from. With `videos` unset the sample footage is written and used."""
+
+    videos: str | None = None
+    """A folder (or file:// URI) that holds video files."""
+    captions: str | None = None
+    """A captions.jsonl; unset: `captions.jsonl` beside the videos when there is one."""
+    dvc_revision: str | None = None
+    shards: Positive = 2
+    """How many curation tasks share the sources."""
+    sample: SampleFootage = SampleFootage()
+
+
+class ShotSplit(Part):
+    """Shot boundaries by PySceneDetect, frames trimmed beside each, windows over long shots."""
+
+    content_threshold: float = 27.0
+    fade_threshold: float = 12.0
+    """Mean luma (0 to 255) under which a frame counts as faded to black."""
+    gradual_threshold: float = 3.0
+    """Standard deviations of the shot's own frame-to-frame change that mark a cross-fade."""
+    minimum_frames: Positive = 8
+    trim_frames: NonNegative = 2
+
+
+class Range(Part):
+    """Keep a clip when minimum <= score <= maximum."""
+
+    minimum: float = 0.0
+    maximum: float = 1e9
+
+
+class Sharpness(Range):
+    """Variance of the Laplacian after a resize of the short side (paper 2.1: 200 to 2000, size unknown)."""
+
+    short_side: Positive = 720
+
+
+class MotionRange(Range):
+    """Mean optical-flow magnitude over three frame pairs, pixels a pair at `short_side` (paper 2.1: 1 to 20)."""
+
+    short_side: Positive = 360
+    gap_seconds: float = 0.125
+
+
+class ClipFormat(Part):
+    """How a kept clip is cut and stored."""
+
+    frames: Positive = 17
+    """Frames of a clip at `fps`: 1 + 8k."""
+    fps: float = 12.0
+    short_side: Positive = 96
+    """Clips are scaled down to this short side, never up."""
+    stride_frames: Positive = 17
+    """Distance between windows over one long shot."""
+
+    @model_validator(mode="after")
+    def _length(self) -> ClipFormat:
+        if self.frames % 8 != 1:
+            raise ValueError(f"frames must be 1 + 8k (9, 17, 25, ...), got {self.frames}")
+        return self
+
+
+class Curation(Part):
+    shot: ShotSplit = ShotSplit()
+    sharpness: Sharpness = Sharpness()
+    motion: MotionRange = MotionRange()
+    duplicate_distance: NonNegative = 6
+    """Bits of the perceptual video hash under which two clips are the same."""
+    clip: ClipFormat = ClipFormat()
+    validation_fraction: Fraction = 0.15
+    """Share of the sources whose clips are kept for validation."""
+    require_caption: bool = True
+
+
+class VAEPhase(Part):
+    """A part of VAE training. `spatial`: the 2D trunk alone, an image autoencoder on single frames; `temporal`: the
+    temporal net on the frozen trunk's features; `joint`: everything, on pixels."""
+
+    parts: Literal["spatial", "temporal", "joint"]
+    steps: Positive
+    batch: Positive
+    """Frames (spatial) or 8-frame chunks (temporal, joint)."""
+    learning_rate: Annotated[float, Field(gt=0)]
+    size: Positive = 48
+    windows: tuple[Positive, ...] = (1, 2)
+    """Lengths of decoder windows in latents, drawn uniformly (paper 3.1.2: 1, 4, 8)."""
+
+
+class VAETraining(Part):
+    phases: tuple[VAEPhase, ...]
+    kl_weight: float = 1e-6
+    mse_weight: float = 0.5
+    l1_weight: float = 0.5
+    perceptual_weight: float = 0.0
+    gan_weight: float = 0.0
+    gan_last_fraction: Fraction = 0.2
+    saliency_weight: float = 0.0
+    """alpha of the adaptive weight 1 + alpha |d_t laplacian(x)| / mean, clipped at 5 (paper 4.1)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    save_every: Positive = 200
+
+
+class VAESection(Part):
+    model: VAEModel = VAEModel()
+    train: VAETraining
+
+
+class Encode(Part):
+    sizes: tuple[tuple[Positive, Positive], ...]
+    """Height and width of each resolution that clips are encoded at; multiples of 16."""
+    batch: Positive = 8
+
+    @model_validator(mode="after")
+    def _grid(self) -> Encode:
+        for size in self.sizes:
+            if any(s % 16 for s in size):
+                raise ValueError(f"sizes must be multiples of 16 (8 of the VAE x 2 of the patch), got {list(size)}")
+        return self
+
+
+class FrameMask(Part):
+    """Probabilities of giving frames clean (mug-v 4.5; the names are Open-Sora's)."""
+
+    image_head: Fraction = 0.0
+    image_tail: Fraction = 0.0
+    image_head_tail: Fraction = 0.0
+    random: Fraction = 0.0
+
+
+class Optimizer(Part):
+    learning_rate: Annotated[float, Field(gt=0)]
+    minimum_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    warmup_steps: NonNegative = 0
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.99
+    epsilon: float = 1e-10
+    weight_decay: float = 0.0
+    clip_gradient: float = 1.0
+
+
+class Flow(Part):
+    """Rectified flow: x_t = (1 - t) x0 + t noise, t shifted by sqrt(HW / 512^2) sqrt(F) times `shift_scale`."""
+
+    time_shift: bool = True
+    shift_scale: float = 1.0
+    image_loss_weight: float = 0.3
+    caption_dropout_t2v: Fraction = 0.1
+    caption_dropout_i2v: Fraction = 0.5
+
+
+class Expansion(Part):
+    """Width expansion from the stage before (paper 4.2.1): each width grows by `factor`."""
+
+    factor: Positive = 2
+    noise_db: float | None = None
+    """Signal-to-noise ratio of the symmetric perturbation in dB; unset: none."""
+
+
+class TrainStage(Part):
+    """What every DiT training stage has: data, length, optimizer, checkpoints."""
+
+    steps: Positive
+    batch: Positive
+    """Clips a step over all data-parallel ranks."""
+    size: tuple[Positive, Positive]
+    frames: Positive
+    optimizer: Optimizer
+    flow: Flow = Flow()
+    mask: FrameMask = FrameMask()
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of a running average of the weights that later stages start from; 0: none."""
+    save_every: Positive = 200
+
+
+class PretrainStage(TrainStage):
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    image_fraction: tuple[Fraction, Fraction] = (0.0, 0.0)
+    """Share of single-frame samples, from the first to the last step, linear."""
+    expand: Expansion | None = None
+
+
+class SFT(TrainStage):
+    best_fraction: Fraction = 0.5
+    """Share of the training clips kept, by composite score (paper 2.2: 0.1)."""
+    checkpoints: Positive = 4
+    """How many evenly spaced checkpoints of the stage are averaged."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """rho of the average: weight of checkpoint i of N is rho^(N - i)."""
+
+
+class Sampler(Part):
+    steps: Positive = 25
+    guidance: float = 4.0
+
+
+class AlignRound(Part):
+    method: Literal["kto", "dpo"]
+    steps: Positive
+    batch: Positive
+    optimizer: Optimizer
+    beta: float = 100.0
+    sft_weight: float = 1.0
+    save_every: Positive = 50
+
+
+class Align(Part):
+    prompts: Positive = 24
+    """Prompts that candidates are generated for; never one of the evaluation's."""
+    candidates: Positive = 4
+    """Clips a prompt."""
+    sampler: Sampler = Sampler(steps=10)
+    labels: str | None = None
+    """A labels.jsonl filled by people; unset: the judge labels the candidates."""
+    rounds: tuple[AlignRound, ...] = ()
+
+
+class Evaluate(Part):
+    clips: Positive = 144
+    """Clips of each column of the judge's table."""
+    sampler: Sampler = Sampler()
+    judge: Literal["shapes", "none"] = "shapes"
+    flow_loss_clips: Positive = 64
+    seed: NonNegative = 1234
+
+
+class Gate(Part):
+    """Thresholds, metric name -> smallest value that lets a version become `champion`."""
+
+    minimum: dict[str, float] = {}
+    compare: str | None = None
+    """The metric that must exceed the present champion's."""
+
+
+class Register(Part):
+    model: str = "mugv"
+    gate: Gate = Gate()
+
+
+class Parallel(Part):
+    """Layout of the training stages' processes."""
+
+    world: Positive = 1
+    tensor: Positive = 1
+    pipeline: Positive = 1
+    context: Positive = 1
+    sequence_parallel: bool = False
+    distributed_optimizer: bool = False
+    recompute: Literal["none", "full"] = "none"
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def data(self) -> int:
+        return self.world // (self.tensor * self.pipeline * self.context)
+
+    @model_validator(mode="after")
+    def _layout(self) -> Parallel:
+        model = self.tensor * self.pipeline * self.context
+        if self.world % model:
+            raise ValueError(f"world {self.world} is not a multiple of tensor x pipeline x context = {model}")
+        if self.sequence_parallel and self.tensor == 1:
+            raise ValueError("sequence_parallel needs tensor of at least 2")
+        return self
+
+
+class Toleration(Part):
+    key: str
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: str | None = None
+    effect: Literal["NoSchedule", "NoExecute", "PreferNoSchedule"] = "NoSchedule"
+
+
+class Pool(Part):
+    """A node pool of the cluster: what a task asks for and where it may run."""
+
+    cpu: str = "2"
+    memory: str = "8G"
+    gpus: NonNegative = 0
+    gpu_type: str = "nvidia.com/gpu"
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[Toleration, ...] = ()
+
+
+class Resources(Part):
+    data: Pool = Pool()
+    vae: Pool = Pool()
+    train: Pool = Pool()
+    image_data: str = "mugv/data-python:dev"
+    image_train: str = "mugv/train-python:dev"
+    gpus_per_node: NonNegative = 0
+
+
+class Recipe(Part):
+    """One whole run."""
+
+    name: str
+    seed: NonNegative = 0
+    data: Data = Data()
+    curation: Curation = Curation()
+    vae: VAESection
+    encode: Encode
+    text: TextEncoder = TextEncoder()
+    dit: DiTModel
+    pretrain: tuple[PretrainStage, ...] = Field(min_length=1)
+    sft: SFT | None = None
+    align: Align | None = None
+    evaluate: Evaluate = Evaluate()
+    register_: Register = Field(default=Register(), alias="register")
+    parallel: Parallel = Parallel()
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        from mugv.recipe.checks import check_recipe
+
+        check_recipe(self)
+        return self
