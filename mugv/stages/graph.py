@@ -1,0 +1,171 @@
+"""The graph of a run: which stages a recipe asks for, what feeds what, and the cache key of each.
+
+This is the single table. KFP pipelines, `dvc.yaml`, `mugv plan` and the lineage read it. Standard library and recipe only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mugv.errors import UserError
+from mugv.recipe import Recipe
+from mugv.stages.code_digest import code_digest
+
+Pool = Literal["data", "vae", "train"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One task of a run: the stage function that it calls, what it reads, and what its cache key is made of."""
+
+    name: str
+    stage: str
+    index: int
+    inputs: dict[str, str]
+    """Input name -> name of the node whose output it is."""
+    parts: tuple[str, ...]
+    """Dotted paths of the recipe that decide the output."""
+    code: tuple[str, ...]
+    """Modules whose source, with all that they import, decides the output."""
+    pool: Pool
+    placement: tuple[str, ...] = ()
+    """Dotted paths that decide only how the work is divided: they enter this node's key, never that of a merged output."""
+    files: tuple[str, ...] = ()
+    """Dotted paths of the recipe that name a local file whose content decides the output."""
+
+
+def build_graph(recipe: Recipe) -> list[Node]:
+    """Every node of the run that `recipe` asks for, in topological order."""
+    nodes = _data_nodes(recipe)
+    nodes.append(_node("train_vae", {"clips": "curate"}, ("vae", "seed", "parallel"), "vae"))
+    nodes.append(_node("encode", {"clips": "curate", "vae": "train_vae"}, ("encode", "text", "seed"), "vae"))
+    nodes += _training_nodes(recipe)
+    checkpoint = nodes[-1].name
+    latest = {"clips": "curate", "vae": "train_vae", "latents": "encode", "checkpoint": checkpoint}
+    nodes.append(_node("evaluate", latest, ("evaluate", "seed"), "train"))
+    registered = _node("register", {"evaluate": "evaluate", **latest}, ("register",), "data", code=("mugv.platform.registry",))
+    return [*nodes, registered]
+
+
+def _node(
+    stage: str,
+    inputs: dict[str, str],
+    parts: tuple[str, ...],
+    pool: Pool,
+    *,
+    name: str = "",
+    index: int = 0,
+    code: tuple[str, ...] = (),
+    placement: tuple[str, ...] = (),
+    files: tuple[str, ...] = (),
+) -> Node:
+    return Node(name or stage, stage, index, inputs, parts, (f"mugv.stages.{stage}", *code), pool, placement, files)
+
+
+def _data_nodes(recipe: Recipe) -> list[Node]:
+    footage: dict[str, str] = {}
+    nodes = []
+    if recipe.data.videos is None:
+        nodes.append(_node("sample_footage", {}, ("data.sample",), "data", name="footage"))
+        footage = {"footage": "footage"}
+    nodes.append(_node("scan", footage, (), "data", placement=("data.shards",)))
+    shards = range(recipe.data.shards)
+    for i in shards:
+        inputs = {"scan": "scan", **footage}
+        nodes.append(_node("curate_shard", inputs, ("curation",), "data", name=f"curate_shard-{i}", index=i, placement=("data.shards",)))
+    nodes.append(_node("curate", {f"parts/{i}": f"curate_shard-{i}" for i in shards}, ("curation", "seed"), "data"))
+    return nodes
+
+
+def _training_nodes(recipe: Recipe) -> list[Node]:
+    common = ("dit", "seed", "parallel")
+    nodes: list[Node] = []
+    for k in range(len(recipe.pretrain)):
+        previous = {"previous": f"pretrain-{k - 1}"} if k else {}
+        # A stage's width is the final one divided by the expansions that come after it.
+        later = tuple(f"pretrain.{j}.expand.factor" for j in range(k + 1, len(recipe.pretrain)))
+        parts = (f"pretrain.{k}", *later, *common)
+        nodes.append(_node("pretrain", {"latents": "encode", **previous}, parts, "train", name=f"pretrain-{k}", index=k))
+    if recipe.sft:
+        inputs = {"latents": "encode", "clips": "curate", "previous": nodes[-1].name}
+        nodes.append(_node("sft", inputs, ("sft", *common), "train"))
+    return nodes + _align_nodes(recipe, nodes[-1].name, common)
+
+
+def _align_nodes(recipe: Recipe, checkpoint: str, common: tuple[str, ...]) -> list[Node]:
+    if recipe.align is None:
+        return []
+    drawn = ("align.prompts", "align.candidates", "align.sampler", "seed")
+    labels = ("align.labels",)
+    nodes = [_node("candidates", {"checkpoint": checkpoint, "vae": "train_vae"}, drawn, "train", files=labels)]
+    for j in range(len(recipe.align.rounds)):
+        inputs = {"latents": "encode", "candidates": "candidates", "previous": checkpoint}
+        parts = (f"align.rounds.{j}", *common)
+        nodes.append(_node("align", inputs, parts, "train", name=f"align-{j}", index=j, files=labels))
+        checkpoint = nodes[-1].name
+    return nodes
+
+
+def node_keys(recipe: Recipe, data_digest: str) -> dict[str, str]:
+    """Cache key (sha256 hex) of every node. `data_digest`: "" for sample footage, else the digest of the user's videos.
+
+    A node's key is made of its stage, index, recipe parts, code and the *identities* of its inputs; an identity is a key
+    without index and placement, so that cutting the same footage into more shards reruns the shards and nothing after them.
+    """
+    tree = recipe.model_dump(mode="json", by_alias=True)
+    keys: dict[str, str] = {}
+    identities: dict[str, str] = {}
+    for node in build_graph(recipe):
+        sharded = bool(node.placement)
+        content = {
+            "stage": node.stage,
+            "parts": {path: _value(tree, path) for path in node.parts},
+            "files": {path: _file_digest(path, _value(tree, path)) for path in node.files},
+            "code": code_digest(node.code),
+            "data": data_digest if not node.inputs and node.stage == "scan" else "",
+        }
+        identities[node.name] = _sha({**content, "index": 0 if sharded else node.index, "inputs": _inputs(node, identities)})
+        placed = {path: _value(tree, path) for path in node.placement}
+        keys[node.name] = identities[node.name]
+        if sharded:
+            keys[node.name] = _sha({**content, "index": node.index, "placement": placed, "inputs": _inputs(node, keys)})
+    return keys
+
+
+def _inputs(node: Node, of: dict[str, str]) -> dict[str, str]:
+    """Input name -> key; `parts/0`, `parts/1`, ... count as one input `parts`, since their identities are equal."""
+    return {name.partition("/")[0]: of[source] for name, source in node.inputs.items()}
+
+
+def needed_nodes(nodes: list[Node], hits: set[str]) -> set[str]:
+    """Names of the nodes whose output is wanted: the last one, and what a wanted node that is not a hit reads."""
+    wanted = {nodes[-1].name}
+    for node in reversed(nodes):
+        if node.name in wanted and node.name not in hits:
+            wanted |= set(node.inputs.values())
+    return wanted
+
+
+def _value(tree: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        if tree is None:
+            return None
+        tree = tree[int(name)] if isinstance(tree, list) else tree[name]
+    return tree
+
+
+def _file_digest(path: str, name: str | None) -> str:
+    if name is None:
+        return ""
+    try:
+        return hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: {name} cannot be read ({error.strerror}); give an existing file or leave the key out") from None
+
+
+def _sha(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
