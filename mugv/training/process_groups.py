@@ -1,0 +1,59 @@
+"""Start torch.distributed and megatron's process groups for a recipe's layout; one process needs no launcher."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+
+from mugv.dit.megatron_cpu import install
+from mugv.errors import MissingFeature
+from mugv.recipe.schema import Parallel
+
+
+def check_supported(layout: Parallel) -> None:
+    """Raise MissingFeature for layouts that this release does not train."""
+    wanted = {"tensor": layout.tensor, "pipeline": layout.pipeline, "context": layout.context}
+    for name, size in wanted.items():
+        if size > 1:
+            raise MissingFeature(f"parallel.{name} = {size}: this release trains with data parallelism only; set parallel.{name} = 1")
+
+
+def initialise(layout: Parallel) -> None:
+    """Initialise once; later calls with the same layout do nothing. Rank and world come from torchrun's environment."""
+    install()
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+    if parallel_state.model_parallel_is_initialized():
+        return
+    check_supported(layout)
+    if not dist.is_initialized():
+        _start(layout.world)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        context_parallel_size=layout.context,
+    )
+    install()
+    model_parallel_cuda_manual_seed(0)
+
+
+def _start(world: int) -> None:
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend)
+        if dist.get_world_size() != world:
+            raise ValueError(f"parallel.world is {world}, but the launcher started {dist.get_world_size()} processes")
+        return
+    if world != 1:
+        raise ValueError(f"parallel.world is {world}: start this stage with torchrun")
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def data_rank() -> tuple[int, int]:
+    """(rank, size) of the data-parallel group."""
+    from megatron.core import parallel_state
+
+    return parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
