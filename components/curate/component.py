@@ -1,0 +1,19 @@
+"""KFP component of the stage `curate`: declares its inputs and outputs; the work is in mugv/stages/curate.py."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Output
+
+
+@dsl.component(base_image="mugv/data-python:dev", install_kfp_package=False)
+def curate(recipe: str, parts: Input[list[Dataset]], clips: Output[Dataset]) -> None:
+    """Merge the shards into one ClipSet: duplicates removed, train and validation split, final manifest.
+
+    Args:
+        recipe: The resolved recipe as JSON.
+        parts: Outputs of `curate_shard` in the order of the shards.
+        clips: The ClipSet.
+    """
+    from mugv.stages.execute import component_main
+
+    inputs = {f"parts/{i}": part.path for i, part in enumerate(parts)}
+    clips.metadata.update(component_main("curate", 0, recipe, inputs, clips.path))

@@ -1,0 +1,29 @@
+"""KFP component of the stage `evaluate`: declares its inputs and outputs; the work is in mugv/stages/evaluate.py."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Model, Output
+
+
+@dsl.component(base_image="mugv/train-python:dev", install_kfp_package=False)
+def evaluate(
+    recipe: str,
+    clips: Input[Dataset],
+    vae: Input[Model],
+    latents: Input[Dataset],
+    checkpoint: Input[Model],
+    evaluation: Output[Artifact],
+) -> None:
+    """Measure autoencoder and generator on held-out clips and write the report.
+
+    Args:
+        recipe: The resolved recipe as JSON.
+        clips: ClipSet with the held-out clips.
+        vae: Autoencoder to measure.
+        latents: LatentSet of the validation loss.
+        checkpoint: Generator to measure.
+        evaluation: `metrics.json`, `report.html` and samples.
+    """
+    from mugv.stages.execute import component_main
+
+    inputs = {"clips": clips.path, "vae": vae.path, "latents": latents.path, "checkpoint": checkpoint.path}
+    evaluation.metadata.update(component_main("evaluate", 0, recipe, inputs, evaluation.path))

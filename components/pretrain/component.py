@@ -1,0 +1,23 @@
+"""KFP component of the stage `pretrain`: declares its inputs and outputs; the work is in mugv/stages/pretrain.py."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Model, Output
+
+
+@dsl.component(base_image="mugv/train-python:dev", install_kfp_package=False)
+def pretrain(recipe: str, index: int, latents: Input[Dataset], checkpoint: Output[Model], previous: Input[Model] | None = None) -> None:
+    """Run one pretraining stage of the generator's curriculum.
+
+    Args:
+        recipe: The resolved recipe as JSON.
+        index: Which pretraining stage of the recipe, from 0.
+        latents: LatentSet to train on.
+        checkpoint: DiT checkpoint folder.
+        previous: Checkpoint of the stage before; none for the first.
+    """
+    from mugv.stages.execute import component_main
+
+    inputs = {"latents": latents.path}
+    if previous is not None:
+        inputs["previous"] = previous.path
+    checkpoint.metadata.update(component_main("pretrain", index, recipe, inputs, checkpoint.path))

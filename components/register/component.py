@@ -1,0 +1,31 @@
+"""KFP component of the stage `register`: declares its inputs and outputs; the work is in mugv/stages/register.py."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Model, Output
+
+
+@dsl.component(base_image="mugv/data-python:dev", install_kfp_package=False)
+def register(
+    recipe: str,
+    evaluate: Input[Artifact],
+    checkpoint: Input[Model],
+    vae: Input[Model],
+    latents: Input[Dataset],
+    clips: Input[Dataset],
+    registered: Output[Artifact],
+) -> None:
+    """Register a model version and move `champion` when the recipe's gate allows it.
+
+    Args:
+        recipe: The resolved recipe as JSON.
+        evaluate: Metrics that the gate reads.
+        checkpoint: Generator to register.
+        vae: Autoencoder to register with it.
+        latents: LatentSet, for lineage.
+        clips: ClipSet, for lineage.
+        registered: `registered.json`: model version, gate decision and reasons.
+    """
+    from mugv.stages.execute import component_main
+
+    inputs = {"evaluate": evaluate.path, "checkpoint": checkpoint.path, "vae": vae.path, "latents": latents.path, "clips": clips.path}
+    registered.metadata.update(component_main("register", 0, recipe, inputs, registered.path))

@@ -1,0 +1,24 @@
+"""KFP component of the stage `scan`: declares its inputs and outputs; the work is in mugv/stages/scan.py."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Output
+
+
+@dsl.component(base_image="mugv/data-python:dev", install_kfp_package=False)
+def scan(recipe: str, sources: Output[Dataset], footage: Input[Dataset] | None = None) -> list[int]:
+    """List the video sources and give each a curation shard.
+
+    Args:
+        recipe: The resolved recipe as JSON.
+        sources: `sources.json`: every source with its digest, shard and captions.
+        footage: Sample footage; none when the recipe names a folder of videos.
+
+    Returns:
+        The shard numbers that `curate_shard` fans out over.
+    """
+    from mugv.recipe import recipe_from_json
+    from mugv.stages.execute import component_main
+
+    inputs = {} if footage is None else {"footage": footage.path}
+    sources.metadata.update(component_main("scan", 0, recipe, inputs, sources.path))
+    return list(range(recipe_from_json(recipe).data.shards))

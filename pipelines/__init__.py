@@ -1,0 +1,1 @@
+"""KFP pipelines that are built from a recipe: train, data, retrain."""

@@ -1,0 +1,150 @@
+"""Turns the graph of a recipe into KFP tasks: one component per stage, wired, placed and keyed. Used by every pipeline here.
+
+mugv.stages.graph  --nodes-->  add_tasks  --tasks-->  kfp.local on a laptop | IR for a cluster
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+from mugv.recipe import Recipe
+from mugv.recipe.schema import Pool, Toleration
+from mugv.stages.graph import Node
+
+COMPONENTS = {
+    "sample_footage": ("footage", "footage"),
+    "scan": ("scan", "sources"),
+    "curate_shard": ("curate_shard", "part"),
+    "curate": ("curate", "clips"),
+    "train_vae": ("train_vae", "vae"),
+    "encode": ("encode", "latents"),
+    "pretrain": ("pretrain", "checkpoint"),
+    "sft": ("sft", "checkpoint"),
+    "candidates": ("candidates", "candidates"),
+    "align": ("align", "checkpoint"),
+    "evaluate": ("evaluate", "evaluation"),
+    "register": ("register", "registered"),
+}
+"""Stage -> component folder and name of its output artifact."""
+INDEXED = ("pretrain", "align")
+STORE, TRACKING, STATE = "mugv-store", "mugv-mlflow", "mugv-state"
+STATE_PATH = "/mugv"
+STORE_SECRETS = ("MUGV_S3_ACCESS_KEY", "MUGV_S3_SECRET_KEY")
+STORE_SETTINGS = ("MUGV_STORE", "MUGV_S3_ENDPOINT")
+TRACKING_SETTINGS = ("MLFLOW_TRACKING_URI",)
+VIDEOS = "mugv-videos"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every task of a pipeline shares."""
+
+    recipe: Recipe
+    keys: dict[str, str] | None = None
+    """Node name -> cache key. None: KFP caches nothing, since only the running task can know its key; the store still does."""
+    retries: int = 0
+    """How often the cluster starts a failed task again; it resumes from its own last checkpoint."""
+
+
+def component(stage: str) -> Any:
+    """The KFP component of a stage."""
+    return load_component(COMPONENTS[stage][0])
+
+
+def load_component(folder: str) -> Any:
+    return getattr(importlib.import_module(f"components.{folder}.component"), folder)
+
+
+def add_tasks(nodes: list[Node], recipe_text: Any, settings: Settings) -> dict[str, Any]:
+    """Add a task per node to the pipeline being built; returns node name -> its output artifact.
+
+    `recipe_text` is the pipeline parameter with the recipe as JSON. The nodes of `curate_shard` become one `ParallelFor`.
+    """
+    outputs: dict[str, Any] = {}
+    for node in nodes:
+        if node.stage == "curate_shard":
+            if node.index == 0:
+                outputs[node.name] = _fan_out(node, recipe_text, outputs, settings)
+            continue
+        arguments = {"parts": dsl.Collected(outputs["curate_shard-0"])} if node.stage == "curate" else _inputs(node, outputs)
+        if node.stage in INDEXED:
+            arguments["index"] = node.index
+        task = component(node.stage)(recipe=recipe_text, **arguments).set_display_name(node.name)
+        _place(task, node, settings)
+        _cache(task, (settings.keys or {}).get(node.name))
+        outputs[node.name] = task.outputs[COMPONENTS[node.stage][1]]
+        if node.stage == "scan":
+            outputs["shards"] = task.outputs["Output"]
+    return outputs
+
+
+def _fan_out(node: Node, recipe_text: Any, outputs: dict[str, Any], settings: Settings) -> Any:
+    with dsl.ParallelFor(outputs["shards"], name="shards") as index:
+        task = component(node.stage)(recipe=recipe_text, index=index, **_inputs(node, outputs))
+        task.set_display_name("curate_shard")
+        _place(task, node, settings)
+        # All iterations would share one cache key and so one output; the store finds each shard by its own.
+        _cache(task, None)
+    return task.outputs[COMPONENTS[node.stage][1]]
+
+
+def _inputs(node: Node, outputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: outputs[source] for name, source in node.inputs.items()}
+
+
+def _cache(task: dsl.PipelineTask, key: str | None) -> None:
+    if key is None:
+        task.set_caching_options(False)
+    else:
+        task.set_caching_options(True, cache_key=key)
+
+
+def _place(task: dsl.PipelineTask, node: Node, settings: Settings) -> None:
+    resources = settings.recipe.resources
+    pool: Pool = getattr(resources, node.pool)
+    place(task, pool, resources.image_data if node.pool == "data" else resources.image_train, settings.retries)
+    if node.pool == "data" and settings.recipe.data.videos and settings.recipe.data.videos.startswith("/"):
+        kubernetes.mount_pvc(task, pvc_name=VIDEOS, mount_path=settings.recipe.data.videos)
+
+
+def place(task: dsl.PipelineTask, pool: Pool, image: str, retries: int = 0) -> None:
+    """Image, processor, memory, GPUs, nodes and the platform's environment of one task. A local run ignores all but the image."""
+    task.set_container_image(image)
+    task.set_cpu_request(pool.cpu).set_cpu_limit(pool.cpu).set_memory_request(pool.memory).set_memory_limit(pool.memory)
+    if pool.gpus:
+        task.set_accelerator_type(pool.gpu_type).set_accelerator_limit(pool.gpus)
+        kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory")
+    for label, value in pool.node_selector.items():
+        kubernetes.add_node_selector(task, label_key=label, label_value=value)
+    for toleration in pool.tolerations:
+        _tolerate(task, toleration)
+    if retries:
+        task.set_retry(retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="900s")
+    _environment(task)
+
+
+def _tolerate(task: dsl.PipelineTask, toleration: Toleration) -> None:
+    kubernetes.add_toleration(task, key=toleration.key, operator=toleration.operator, value=toleration.value, effect=toleration.effect)
+
+
+def _environment(task: dsl.PipelineTask) -> None:
+    kubernetes.use_secret_as_env(task, STORE, {name: name for name in STORE_SECRETS})
+    kubernetes.use_config_map_as_env(task, STORE, {name: name for name in STORE_SETTINGS})
+    kubernetes.use_config_map_as_env(task, TRACKING, {name: name for name in TRACKING_SETTINGS})
+    # A task that is started again goes on from its own checkpoints, which lie on this volume.
+    kubernetes.mount_pvc(task, pvc_name=STATE, mount_path=STATE_PATH)
+
+
+def cluster_name(prefix: str, recipe: Recipe) -> str:
+    """A pipeline name that Kubernetes accepts: lower case letters, digits and dashes."""
+    return "-".join([prefix, *"".join(c if c.isalnum() else " " for c in recipe.name.lower()).split()])
+
+
+def recipe_text_of(recipe: Recipe) -> str:
+    """The recipe as JSON in the form that `recipe_from_json` reads."""
+    return json.dumps(recipe.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
