@@ -1,0 +1,276 @@
+"""Runs one node of the graph: found in the store it is a hit, otherwise the stage works in `work/<key>` and is published.
+
+KFP component bodies call `component_main`; `mugv stage` and tests call `run_node`. A hit imports neither torch nor mlflow.
+A stage that dies leaves `work/<key>` behind and the next run goes on from there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mugv.errors import StoreError, UserError
+from mugv.platform.records import FINISHED, RunRecord, write_json
+from mugv.recipe import Recipe, recipe_from_json
+from mugv.stages.base import StageContext
+from mugv.stages.graph import Node, build_graph, needed_nodes, node_keys
+from mugv.stages.progress import ProgressWriter
+from mugv.store import Ref, Store, explained, open_store
+
+ERROR_MARK = "mugv-error: "
+"""Starts the line on standard output that carries a stage's one-line error to whoever started the process."""
+
+
+@dataclass(frozen=True)
+class RunEnvironment:
+    """Where a run keeps its things. Travels to the stages' processes in environment variables."""
+
+    state: Path
+    store: str
+    run: str = "by-hand"
+    tracking_uri: str = ""
+    experiment: str = ""
+    parent: str = ""
+    """MLflow id of the run that the stages' runs are nested in."""
+    data_digest: str | None = None
+    forwarded: bool = False
+    """True when the process that started the run sends the stages' records to MLflow; False: each stage sends its own."""
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> RunEnvironment:
+        state = Path(env.get("MUGV_STATE", ".mugv")).absolute()
+        return cls(
+            state=state,
+            store=env.get("MUGV_STORE") or str(state / "store"),
+            run=env.get("MUGV_RUN", "by-hand"),
+            tracking_uri=env.get("MLFLOW_TRACKING_URI", ""),
+            experiment=env.get("MLFLOW_EXPERIMENT_ID", ""),
+            parent=env.get("MLFLOW_RUN_ID", ""),
+            data_digest=env.get("MUGV_DATA_DIGEST"),
+            forwarded=env.get("MUGV_FORWARDED") == "1",
+        )
+
+    def to_env(self) -> dict[str, str]:
+        values = {
+            "MUGV_STATE": str(self.state),
+            "MUGV_STORE": self.store,
+            "MUGV_RUN": self.run,
+            "MLFLOW_TRACKING_URI": self.tracking_uri,
+            "MLFLOW_EXPERIMENT_ID": self.experiment,
+            "MLFLOW_RUN_ID": self.parent,
+            "MUGV_FORWARDED": "1" if self.forwarded else "",
+        }
+        if self.data_digest is not None:
+            values["MUGV_DATA_DIGEST"] = self.data_digest
+        return {name: value for name, value in values.items() if value or name == "MUGV_DATA_DIGEST"}
+
+    def open_store(self) -> Store:
+        return open_store(self.store, self.state / "cache")
+
+    def record(self) -> RunRecord:
+        return RunRecord.of(self.state, self.run)
+
+
+def output_prefix(node: Node, key: str) -> str:
+    """Where in the store a node's output lies."""
+    return f"{node.stage}/{key}"
+
+
+def cached_nodes(nodes: list[Node], keys: dict[str, str], store: Store) -> dict[str, Ref]:
+    """The outputs that are in the store already, by node name."""
+    found = {node.name: store.find(output_prefix(node, keys[node.name])) for node in nodes}
+    return {name: ref for name, ref in found.items() if ref}
+
+
+def resolve_data_digest(recipe: Recipe) -> str:
+    """What the keys start from: "" for the sample footage, otherwise the digest of the user's videos and captions."""
+    if recipe.data.videos is None:
+        return ""
+    digest: str = importlib.import_module("mugv.stages.scan").data_digest(recipe)
+    return digest
+
+
+def run_node(node_name: str, recipe: Recipe, refs: dict[str, Ref], environment: RunEnvironment) -> Ref:
+    """The output of a node: from the store when it is there, otherwise made now.
+
+    An output that nothing needs (all that would read it are in the store) is not made: its digest is "".
+    """
+    nodes = build_graph(recipe)
+    node = next(n for n in nodes if n.name == node_name)
+    if environment.data_digest is None:
+        environment = replace(environment, data_digest=resolve_data_digest(recipe))
+    keys = node_keys(recipe, environment.data_digest or "")
+    store = environment.open_store()
+    prefix = output_prefix(node, keys[node_name])
+    started = time.time()
+    record = environment.record()
+    common: dict[str, Any] = {"stage": node.stage, "index": node.index, "key": keys[node_name], "started": started, "pid": os.getpid()}
+    found = store.find(prefix)
+    if found is None and node_name not in needed_nodes(nodes, set(cached_nodes(nodes, keys, store))):
+        found = Ref("", keys[node_name], "")
+    if found:
+        status = "hit" if found.digest else "not needed"
+        record.update_stage(node_name, **common, status=status, ended=time.time(), output=found.to_dict())
+        return found
+    _check_inputs(node, refs)
+    inputs = {name: ref.to_dict() for name, ref in refs.items()}
+    record.update_stage(node_name, **common, status="running", inputs=inputs, params=_params(node, recipe))
+    with _failure_recorded(record, node_name), explained(environment.state), _sent_to_mlflow(environment, node_name):
+        return _run_stage(node, recipe, refs, environment, store, keys[node_name])
+
+
+def _run_stage(node: Node, recipe: Recipe, refs: dict[str, Ref], environment: RunEnvironment, store: Store, key: str) -> Ref:
+    work = environment.state / "work" / key
+    out = environment.state / "out" / key
+    resumed = work.exists()
+    work.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    (work / "pid").write_text(f"{os.getpid()}\n")
+    record = environment.record()
+    record.update_stage(node.name, work=str(work), resumed=resumed)
+    inputs = {name: store.fetch(ref) for name, ref in refs.items()}
+    progress = ProgressWriter(record, node.name)
+    context = StageContext(recipe, node.name, node.index, inputs, refs, out, work, progress)
+    began = time.perf_counter()
+    metrics = importlib.import_module(f"mugv.stages.{node.stage}").run(context)
+    seconds = time.perf_counter() - began
+    ref = store.publish(out, output_prefix(node, key), key)
+    _keep_curves(work, record.curves(node.name))
+    record.update_stage(
+        node.name,
+        status="resumed" if resumed else "ran",
+        ended=time.time(),
+        stage_seconds=round(seconds, 3),
+        metrics={name: float(value) for name, value in (metrics or {}).items()},
+        output=ref.to_dict(),
+    )
+    shutil.rmtree(work, ignore_errors=True)
+    return ref
+
+
+def _check_inputs(node: Node, refs: dict[str, Ref]) -> None:
+    absent = sorted(set(node.inputs) - set(refs))
+    if absent:
+        raise UserError(f"stage {node.name}: input {', '.join(absent)} is missing; it reads {', '.join(sorted(node.inputs))}")
+    empty = sorted(name for name in node.inputs if not refs[name].digest)
+    if empty:
+        raise StoreError(f"stage {node.name}: input {', '.join(empty)} was removed from the store during the run; run again")
+
+
+def _params(node: Node, recipe: Recipe) -> dict[str, Any]:
+    """The node's part of the recipe, flattened to dotted names."""
+    from mugv.recipe.load import part
+
+    flat: dict[str, Any] = {}
+    for path in (*node.parts, *node.placement):
+        if not path.endswith(".expand.factor"):
+            _flatten(path, part(recipe, path), flat)
+    return flat
+
+
+def _flatten(path: str, value: Any, flat: dict[str, Any]) -> None:
+    if isinstance(value, dict) and value:
+        for name, child in value.items():
+            _flatten(f"{path}.{name}", child, flat)
+    else:
+        flat[path] = value
+
+
+def _keep_curves(work: Path, folder: Path) -> None:
+    """Metric files outlive the work folder: what the tracker has not sent yet is sent from there."""
+    for path in work.rglob("metrics.jsonl"):
+        target = folder / path.relative_to(work)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+@contextmanager
+def _failure_recorded(record: RunRecord, node: str) -> Iterator[None]:
+    """Write how a stage ended before the error goes on its way."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        _try_record(record, node, status="interrupted", error="interrupted")
+        raise
+    except UserError as error:
+        _try_record(record, node, status="failed", error=str(error), user_error=True)
+        raise
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        _try_record(record, node, status="failed", error=message, user_error=False, traceback=traceback.format_exc())
+        raise
+
+
+def _try_record(record: RunRecord, node: str, **fields: Any) -> None:
+    try:
+        record.update_stage(node, ended=time.time(), **fields)
+    except OSError as error:
+        # A full disk takes the record too; the error itself still reaches the caller.
+        print(f"stage {node}: its record cannot be written ({error.strerror})", file=sys.stderr)
+
+
+@contextmanager
+def _sent_to_mlflow(environment: RunEnvironment, node: str) -> Iterator[None]:
+    """On a cluster every stage sends its own record; in a local run the process of `mugv run` does."""
+    if environment.forwarded or not environment.tracking_uri:
+        yield
+        return
+    from mugv.platform.tracking import Forwarder, Tracking
+
+    with Forwarder(Tracking(environment.tracking_uri, environment.experiment), environment.record(), environment.parent, only=node):
+        yield
+
+
+def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, str], output: str) -> None:
+    """Body of every KFP component: read the inputs' manifests, run the node, write the output's manifest.
+
+    A manifest is a JSON file {"uri", "key", "digest", "stage", "node", "data"}; `data` is the data digest, passed down.
+    """
+    entered = time.time()
+    environment = RunEnvironment.from_env()
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        recipe = recipe_from_json(recipe_json)
+        manifests = {name: json.loads(Path(path).read_text()) for name, path in inputs.items()}
+        if environment.data_digest is None and manifests:
+            environment = replace(environment, data_digest=next(iter(manifests.values())).get("data", ""))
+        node = next(n for n in build_graph(recipe) if n.stage == stage and n.index == index)
+        refs = {name: Ref(m["uri"], m["key"], m["digest"]) for name, m in manifests.items()}
+        if environment.data_digest is None:
+            environment = replace(environment, data_digest=resolve_data_digest(recipe))
+        ref = run_node(node.name, recipe, refs, environment)
+        write_json(Path(output), {**asdict(ref), "stage": stage, "node": node.name, "data": environment.data_digest})
+        timing = {"process": _process_start(), "entered": entered, "left": time.time()}
+        environment.record().update_stage(node.name, timing=timing)
+    except UserError as error:
+        print(f"{ERROR_MARK}{error}", flush=True)
+        raise SystemExit(2) from None
+    except OSError as error:
+        print(f"{ERROR_MARK}{error.filename or environment.state}: {error.strerror}", flush=True)
+        raise
+
+
+def _stop(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _process_start() -> float:
+    import psutil
+
+    return float(psutil.Process().create_time())
+
+
+def is_finished(record: dict[str, Any]) -> bool:
+    return record.get("status") in FINISHED
