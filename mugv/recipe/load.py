@@ -38,18 +38,18 @@ def recipe_from_json(text: str) -> Recipe:
 
 def recipe_to_json(recipe: BaseModel) -> str:
     """Canonical JSON: sorted keys, no spaces; equal recipes give equal text."""
-    return json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return json.dumps(recipe.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
 
 
 def digest(part: BaseModel | dict[str, Any] | list[Any]) -> str:
     """SHA-256 (hex) of a recipe or of a part of one."""
-    tree = part.model_dump(mode="json") if isinstance(part, BaseModel) else part
+    tree = part.model_dump(mode="json", by_alias=True) if isinstance(part, BaseModel) else part
     return hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def part(recipe: Recipe, dotted: str) -> Any:
     """The value at `a.b.0.c` as plain JSON types: what a stage's cache key is made of."""
-    value: Any = recipe.model_dump(mode="json")
+    value: Any = recipe.model_dump(mode="json", by_alias=True)
     for name in dotted.split("."):
         value = value[int(name)] if isinstance(value, list) else value[name]
     return value
