@@ -233,8 +233,8 @@ def _sent_to_mlflow(environment: RunEnvironment, node: str) -> Iterator[None]:
         yield
 
 
-def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, str], output: str) -> None:
-    """Body of every KFP component: read the inputs' manifests, run the node, write the output's manifest.
+def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, str], output: str) -> dict[str, str]:
+    """Body of every KFP component: read the inputs' manifests, run the node, write the output's manifest and return it.
 
     A manifest is a JSON file {"uri", "key", "digest", "stage", "node", "data"}; `data` is the data digest, passed down.
     """
@@ -251,9 +251,11 @@ def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, s
         if environment.data_digest is None:
             environment = replace(environment, data_digest=resolve_data_digest(recipe))
         ref = run_node(node.name, recipe, refs, environment)
-        write_json(Path(output), {**asdict(ref), "stage": stage, "node": node.name, "data": environment.data_digest})
+        manifest = {**asdict(ref), "stage": stage, "node": node.name, "data": environment.data_digest or ""}
+        write_json(Path(output), manifest)
         timing = {"process": _process_start(), "entered": entered, "left": time.time()}
         environment.record().update_stage(node.name, timing=timing)
+        return manifest
     except UserError as error:
         print(f"{ERROR_MARK}{error}", flush=True)
         raise SystemExit(2) from None
