@@ -1,0 +1,122 @@
+"""A text encoder that drifts between processes or leaks padding would silently break every latent set made with it."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mugv.errors import UserError
+from mugv.recipe.models import TextEncoder
+from mugv.text import open_encoder
+
+WIDTH = 32
+CAPTIONS = ["a red circle moves left", "a blue bar moves up, slowly and for a long time", ""]
+
+
+@pytest.fixture(scope="module")
+def t5_folder(tmp_path_factory) -> Path:
+    """A randomly initialised T5 with a word tokenizer, in the layout of the published one."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    folder = tmp_path_factory.mktemp("t5")
+    words = sorted({word for caption in CAPTIONS for word in caption.replace(",", "").split()})
+    vocabulary = {token: k for k, token in enumerate(["<pad>", "</s>", "<unk>", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>").save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(vocabulary), "d_model": WIDTH, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    T5EncoderModel(T5Config(**sizes, feed_forward_proj="gated-gelu", dropout_rate=0.0)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=["hashed", "t5"])
+def encoder(request):
+    path = str(request.getfixturevalue("t5_folder")) if request.param == "t5" else "unused"
+    return open_encoder(TextEncoder(kind=request.param, path=path, width=WIDTH, max_tokens=8))
+
+
+def test_each_token_has_one_float32_row_and_long_captions_are_cut(encoder):
+    found = encoder.encode(CAPTIONS)
+    assert [e.shape for e in found] == [(6, WIDTH), (8, WIDTH), (1, WIDTH)]
+    assert {e.dtype for e in found} == {np.dtype(np.float32)}
+
+
+def test_a_caption_encodes_alike_alone_and_beside_a_longer_one(encoder):
+    together, alone = encoder.encode(CAPTIONS)[0], encoder.encode(CAPTIONS[:1])[0]
+    np.testing.assert_allclose(together, alone, rtol=0, atol=2e-6)
+
+
+def test_null_is_the_empty_caption_and_differs_from_others(encoder):
+    null = encoder.encode_null()
+    assert null.shape == (1, WIDTH)
+    np.testing.assert_allclose(null, encoder.encode([""])[0], rtol=0, atol=1e-6)
+    assert np.abs(null[0] - encoder.encode(["red"])[0][0]).max() > 0.1
+
+
+def test_word_order_changes_the_embedding(encoder):
+    first, second = encoder.encode(["red circle", "circle red"])
+    assert np.abs(first[0] - second[1]).max() > 0.01
+
+
+def test_no_captions_give_no_embeddings(encoder):
+    assert encoder.encode([]) == []
+
+
+def test_hashed_embeddings_agree_between_processes():
+    config = TextEncoder(width=48, max_tokens=12)
+    here = hashlib.sha256(open_encoder(config).encode(CAPTIONS[:1])[0].tobytes()).hexdigest()
+    program = (
+        "import hashlib, sys; from mugv.recipe.models import TextEncoder; from mugv.text import open_encoder;"
+        "e = open_encoder(TextEncoder(width=48, max_tokens=12)).encode(sys.argv[1:])[0]; print(hashlib.sha256(e.tobytes()).hexdigest())"
+    )
+    command = [sys.executable, "-c", program, CAPTIONS[0]]
+    root = Path(__file__).parents[2]
+    there = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env={"PYTHONHASHSEED": "7"})
+    assert there.stdout.strip() == here
+
+
+def test_hashed_words_have_unit_variance_and_are_nearly_orthogonal():
+    words = np.stack([e[0] for e in open_encoder(TextEncoder(width=1024)).encode(["red", "blue", "left", "right", "bar", "circle"])])
+    gram = words @ words.T / 1024
+    assert np.abs(np.diag(gram) - 1).max() < 0.2
+    assert np.abs(gram - np.diag(np.diag(gram))).max() < 0.15
+
+
+def test_hashed_ignores_case_and_punctuation():
+    encoder = open_encoder(TextEncoder(width=16, max_tokens=12))
+    first, second = encoder.encode(["A red circle, moves left!", "a red circle moves left"])
+    np.testing.assert_array_equal(first, second)
+
+
+def test_changing_a_returned_embedding_does_not_change_the_next_one():
+    encoder = open_encoder(TextEncoder(width=16, max_tokens=12))
+    encoder.encode(["red"])[0][:] = 0
+    assert np.abs(encoder.encode(["red"])[0]).max() > 0
+
+
+def test_missing_t5_is_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match=r"^text\.path: the folder .* has no usable T5") as caught:
+        open_encoder(TextEncoder(kind="t5", path=str(tmp_path), width=WIDTH))
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_t5_width_names_the_key(t5_folder):
+    with pytest.raises(UserError, match=r"text\.width: 64 given, but .* is 32 wide"):
+        open_encoder(TextEncoder(kind="t5", path=str(t5_folder), width=64))
+
+
+def test_t5_in_bfloat16_stays_close_to_fp32(t5_folder):
+    from mugv.text.t5 import T5Encoder
+
+    full, half = (T5Encoder(str(t5_folder), WIDTH, 8, precision=p).encode(CAPTIONS[:1])[0] for p in ("fp32", "bf16"))
+    assert half.dtype == np.float32
+    assert 0 < np.abs(full - half).max() < 0.1
