@@ -87,7 +87,7 @@ def sample_motion(combination: Combination, frames: int, rng: np.random.Generato
         low = half[axis] + 0.01 + max(0.0, -travel)
         high = 1 - half[axis] - 0.01 - max(0.0, travel)
         centre.append(rng.uniform(low, max(low, high)))
-    limit = 1 - 2 * max(half) - 0.02
+    limit = 1 - 2 * half[0 if DIRECTIONS[combination.direction][0] else 1] - 0.02
     return Motion(centre[0], centre[1], scale, min(speed, limit / max(1, frames - 1)))
 
 

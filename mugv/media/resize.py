@@ -1,0 +1,29 @@
+"""Sizes of pictures: the even size with a given short side, and cover-and-crop to an exact size."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+
+def fit_short_side(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Even height and width whose short side is at most `short_side`: scaled down, never up; at least 2 x 2."""
+    scale = min(1.0, short_side / min(height, width))
+
+    def even(side: int) -> int:
+        return max(2, min(round(side * scale / 2) * 2, side // 2 * 2))
+
+    return even(height), even(width)
+
+
+def resize_crop(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [T, H, W, 3] to [T, height, width, 3]: scale to cover the target, then crop the centre (area down, bicubic up)."""
+    rows, columns = frames.shape[1:3]
+    if (rows, columns) == (height, width):
+        return frames
+    scale = max(height / rows, width / columns)
+    size = (max(width, round(columns * scale)), max(height, round(rows * scale)))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    top, left = (size[1] - height) // 2, (size[0] - width) // 2
+    scaled = (cv2.resize(frame, size, interpolation=method) for frame in frames)
+    return np.stack([frame[top : top + height, left : left + width] for frame in scaled])
