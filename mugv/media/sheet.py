@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -65,13 +66,13 @@ def draw_moving(strips: Sequence[Strip], path: str | Path, fps: float, across: i
     path = Path(path)
     pages = _moving_pages(strips, across, tile)
     if path.suffix == ".mp4":
-        from mugv.media.video import write_video
+        from mugv.media.encode import write_video
 
         write_video(path, np.stack([np.asarray(page) for page in pages]), fps)
         return
     if path.suffix not in (".webp", ".gif"):
         raise ValueError(f"{path.name}: a moving sheet is written as .webp, .gif or .mp4")
-    quality = {"quality": 82, "method": 4} if path.suffix == ".webp" else {}
+    quality: dict[str, Any] = {"quality": 82, "method": 4} if path.suffix == ".webp" else {}
     pages[0].save(path, save_all=True, append_images=pages[1:], duration=round(1000 / fps), loop=0, **quality)
 
 
