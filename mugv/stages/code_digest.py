@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ def _left_out(module: str) -> bool:
     return any(module == name or module.startswith(name + ".") for name in NOT_FOLLOWED)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _imports(module: str) -> tuple[str, ...]:
     """Modules of ours named in a module's source: imported at any depth, or given as a string to be run."""
     path = _path(module)
@@ -57,13 +57,13 @@ def _imports(module: str) -> tuple[str, ...]:
     return tuple(sorted(known | parents))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _path(module: str) -> Path | None:
     base = ROOT.joinpath(*module.split("."))
     return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _source_digest(module: str) -> str:
     """Digest of a module's file; for a package also of its data files (templates), which no import names."""
     path = _path(module)

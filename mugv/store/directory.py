@@ -51,7 +51,7 @@ class DirectoryStore:
             try:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(folder, partial)
+                _move(folder, partial)
                 written = Manifest.of_folder(partial, key)
                 (partial / manifest.NAME).write_text(written.to_json())
                 _flush(partial)
@@ -129,6 +129,21 @@ class DirectoryStore:
             return Manifest.parse((folder / manifest.NAME).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+
+def _move(folder: Path, target: Path) -> None:
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # File by file: shutil.move would collect the errors of a full disk into one that has no number.
+        for path in (p for p in folder.rglob("*") if p.is_file()):
+            copy = target / path.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder)
 
 
 def _present(folder: Path, found: Manifest) -> list[str]:

@@ -1,0 +1,143 @@
+"""The S3 store against a real S3 server on loopback (rclone), through its outages and refusals."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mugv.errors import StoreError, UserError
+from mugv.store import open_store
+from mugv.store.base import Store
+
+KEYS = ("test-access", "test-secret")
+
+
+@dataclass
+class Server:
+    """One rclone process that serves `root` on a fixed port; can be stopped and started."""
+
+    root: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        program = Path(sys.executable).with_name("rclone")
+        command = [str(program), "serve", "s3", "--addr", f"127.0.0.1:{self.port}", "--auth-key", ",".join(KEYS), str(self.root)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise AssertionError("rclone did not start")
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (tmp_path / "s3" / "bucket").mkdir(parents=True)
+    server = Server(tmp_path / "s3", port)
+    server.start()
+    monkeypatch.setenv("MINIO_ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS[0])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS[1])
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def store(server: Server, tmp_path: Path) -> Store:
+    return open_store("s3://bucket/team/mugv", tmp_path / "cache")
+
+
+def write_output(folder: Path) -> Path:
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "weights.bin").write_bytes(os.urandom(6 << 20))
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_output_survives_the_way_to_the_bucket_and_back(store: Store, tmp_path: Path) -> None:
+    out = write_output(tmp_path / "out")
+    ref = store.publish(out, "vae/k1", "k1")
+    assert store.find("vae/k1") == ref
+    folder = store.fetch(ref)
+    assert (folder / "model" / "weights.bin").read_bytes() == (out / "model" / "weights.bin").read_bytes()
+    assert store.list("vae") == ["vae/k1/config.json", "vae/k1/manifest.json", "vae/k1/model/weights.bin"]
+
+
+def test_half_uploaded_output_is_not_found(store: Store, tmp_path: Path) -> None:
+    out = write_output(tmp_path / "out")
+    store.put_file(out / "config.json", "vae/k1/config.json")
+    assert store.find("vae/k1") is None
+    assert store.publish(out, "vae/k1", "k1") == store.find("vae/k1")
+
+
+def test_second_fetch_comes_from_the_local_cache(store: Store, server: Server, tmp_path: Path) -> None:
+    ref = store.publish(write_output(tmp_path / "out"), "vae/k1", "k1")
+    first = store.fetch(ref)
+    server.stop()
+    assert store.fetch(ref) == first
+
+
+def test_object_changed_in_the_bucket_is_refused(store: Store, server: Server, tmp_path: Path) -> None:
+    ref = store.publish(write_output(tmp_path / "out"), "vae/k1", "k1")
+    (server.root / "bucket" / "team" / "mugv" / "vae" / "k1" / "config.json").write_text("[]")
+    with pytest.raises(StoreError, match=r"config\.json: damaged since it was published"):
+        store.fetch(ref)
+    assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_upload_goes_on_when_the_server_comes_back(store: Store, server: Server, tmp_path: Path) -> None:
+    server.stop()
+    back = threading.Timer(1.0, server.start)
+    back.start()
+    ref = store.publish(write_output(tmp_path / "out"), "vae/k1", "k1")
+    back.join()
+    assert store.find("vae/k1") == ref
+
+
+def test_server_that_stays_away_is_one_line(store: Store, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mugv.store.s3.FIRST_WAIT_SECONDS", 0.01)
+    server.stop()
+    with pytest.raises(StoreError, match="failed 6 times .*; run again when it is back") as caught:
+        store.find("vae/k1")
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_secret_is_refused_at_once_by_name(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="refused .*; check the bucket, the keys and the endpoint"):
+        open_store("s3://bucket/x", tmp_path / "cache").find("vae/k1")
+    assert time.monotonic() - began < 2
+
+
+def test_missing_keys_name_the_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MUGV_S3_ACCESS_KEY", "MUGV_S3_SECRET_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="no keys; set MUGV_S3_ACCESS_KEY and MUGV_S3_SECRET_KEY"):
+        open_store("s3://bucket/x", tmp_path)
+
+
+def test_removed_output_is_gone(store: Store, tmp_path: Path) -> None:
+    store.publish(write_output(tmp_path / "out"), "vae/k1", "k1")
+    store.remove("vae/k1")
+    assert store.find("vae/k1") is None
+    assert store.list("vae/k1") == []
