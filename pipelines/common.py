@@ -6,7 +6,6 @@ mugv.stages.graph  --nodes-->  add_tasks  --tasks-->  kfp.local on a laptop | IR
 from __future__ import annotations
 
 import importlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,7 +143,3 @@ def cluster_name(prefix: str, recipe: Recipe) -> str:
     """A pipeline name that Kubernetes accepts: lower case letters, digits and dashes."""
     return "-".join([prefix, *"".join(c if c.isalnum() else " " for c in recipe.name.lower()).split()])
 
-
-def recipe_text_of(recipe: Recipe) -> str:
-    """The recipe as JSON in the form that `recipe_from_json` reads."""
-    return json.dumps(recipe.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))

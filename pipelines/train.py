@@ -4,9 +4,9 @@ from typing import Any
 
 from kfp import dsl
 
-from mugv.recipe import Recipe
+from mugv.recipe import Recipe, recipe_to_json
 from mugv.stages.graph import build_graph
-from pipelines.common import Settings, add_tasks, cluster_name, recipe_text_of
+from pipelines.common import Settings, add_tasks, cluster_name
 
 
 def build_pipeline(recipe: Recipe, keys: dict[str, str] | None = None, retries: int = 0) -> Any:
@@ -17,7 +17,7 @@ def build_pipeline(recipe: Recipe, keys: dict[str, str] | None = None, retries: 
     settings = Settings(recipe, keys, retries)
 
     @dsl.pipeline(name=cluster_name("mugv-train", recipe), description="Raw video to a registered video generator.")
-    def train(recipe: str = recipe_text_of(recipe)) -> None:
+    def train(recipe: str = recipe_to_json(recipe)) -> None:
         add_tasks(build_graph(settings.recipe), recipe, settings)
 
     return train

@@ -1,0 +1,83 @@
+"""What data a DVC revision means: the content digest and the remote address of a tracked path. Used by retraining and lineage."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mugv.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataVersion:
+    """A tracked path at one revision."""
+
+    path: str
+    revision: str
+    """Git revision that was asked for."""
+    commit: str
+    """Full commit id of it; empty for the working tree."""
+    md5: str
+    """DVC's content digest: that of the file, or of the directory's listing (ends in `.dir`)."""
+    url: str
+    """Address of the content in the DVC remote."""
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def resolve(repository: str | Path, path: str, revision: str | None = None) -> DataVersion:
+    """The version of `path` in the DVC repository (folder or URL) at a git revision; None: the working tree.
+
+    Raises UserError when the repository, the revision or the path is not there, or no remote is set.
+    """
+    import dvc.api
+    from dvc.repo import Repo
+
+    if Path(repository).is_dir() and not (Path(repository) / ".dvc").is_dir():
+        raise UserError(f"DVC: {repository} is not a DVC repository; run `dvc init` there or give another one")
+    with _explained(repository, path, revision), Repo.open(str(repository), rev=revision) as repo:
+        output = repo.find_outs_by_path(str(Path(repo.root_dir) / path))[0]
+        if output.hash_info is None or not output.hash_info.value:
+            raise UserError(f"DVC {path}: is tracked but has no digest yet; run `dvc repro` or `dvc add`")
+        url = dvc.api.get_url(path, repo=str(repository), rev=revision)
+        commit = repo.get_rev() if revision else ""
+        return DataVersion(path, revision or "", commit or "", output.hash_info.value, url)
+
+
+def fetch(version: DataVersion, repository: str | Path, folder: Path) -> Path:
+    """A local copy of the tracked path under `folder`/<md5>, made once; half-made copies are never used."""
+    from dvc.api import DVCFileSystem
+
+    final = folder / version.md5.removesuffix(".dir")
+    if final.exists():
+        return final
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"fetching-{final.name}"
+    with _explained(repository, version.path, version.revision):
+        DVCFileSystem(str(repository), rev=version.commit or None).get(version.path, str(temporary), recursive=True)
+    temporary.rename(final)
+    return final
+
+
+@contextmanager
+def _explained(repository: str | Path, path: str, revision: str | None) -> Iterator[None]:
+    from dvc.config import NoRemoteError
+    from dvc.exceptions import DvcException, NotDvcRepoError, OutputNotFoundError
+    from dvc.scm import RevError, SCMError
+
+    at = f" at {revision}" if revision else ""
+    try:
+        yield
+    except NotDvcRepoError:
+        raise UserError(f"DVC: {repository} is not a DVC repository; run `dvc init` there or give another one") from None
+    except (RevError, SCMError) as error:
+        raise UserError(f"DVC: revision {revision!r} not found in {repository} ({error})") from None
+    except (OutputNotFoundError, FileNotFoundError):
+        raise UserError(f"DVC: {path!r} is not tracked in {repository}{at}; see `dvc ls {repository}`") from None
+    except NoRemoteError:
+        raise UserError(f"DVC: {repository} has no default remote; run `dvc remote add -d NAME URL`") from None
+    except DvcException as error:
+        raise UserError(f"DVC: {path!r}{at} cannot be resolved ({error})") from None
