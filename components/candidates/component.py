@@ -5,15 +5,23 @@ from kfp.dsl import Dataset, Input, Model, Output
 
 
 @dsl.component(base_image="mugv/train-python:dev", install_kfp_package=False)
-def candidates(recipe: str, checkpoint: Input[Model], vae: Input[Model], candidates: Output[Dataset]) -> None:
+def candidates(
+    recipe: str,
+    checkpoint: Input[Model],
+    vae: Input[Model],
+    latents: Input[Dataset],
+    candidates: Output[Dataset],
+) -> None:
     """Generate candidate clips and label them for preference training.
 
     Args:
         recipe: The resolved recipe as JSON.
         checkpoint: Generator that makes the candidates.
         vae: Autoencoder that decodes them.
+        latents: LatentSet whose training captions are the prompts.
         candidates: Generated clips, their latents and `labels.jsonl`.
     """
     from mugv.stages.execute import component_main
 
-    candidates.metadata.update(component_main("candidates", 0, recipe, {"checkpoint": checkpoint.path, "vae": vae.path}, candidates.path))
+    inputs = {"checkpoint": checkpoint.path, "vae": vae.path, "latents": latents.path}
+    candidates.metadata.update(component_main("candidates", 0, recipe, inputs, candidates.path))

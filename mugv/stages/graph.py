@@ -101,7 +101,8 @@ def _align_nodes(recipe: Recipe, checkpoint: str, common: tuple[str, ...]) -> li
         return []
     drawn = ("align.prompts", "align.candidates", "align.sampler", "seed")
     labels = ("align.labels",)
-    nodes = [_node("candidates", {"checkpoint": checkpoint, "vae": "train_vae"}, drawn, "train", files=labels)]
+    inputs = {"checkpoint": checkpoint, "vae": "train_vae", "latents": "encode"}
+    nodes = [_node("candidates", inputs, drawn, "train")]
     for j in range(len(recipe.align.rounds)):
         inputs = {"latents": "encode", "candidates": "candidates", "previous": checkpoint}
         parts = (f"align.rounds.{j}", *common)

@@ -1,0 +1,90 @@
+"""What the DiT's training stages share: their checkpoint's description, the previous weights, and processes by torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mugv.stages.base import StageContext
+
+if TYPE_CHECKING:
+    from mugv.dataset.latentset import LatentSet
+    from mugv.dit.model import MugDiT
+    from mugv.recipe.schema import TrainStage
+
+
+def describe(ctx: StageContext, latents: LatentSet, stage: TrainStage, divisor: int) -> dict[str, Any]:
+    """config.json of a DiT checkpoint: everything that generation and later stages need."""
+    recipe = ctx.recipe
+    return {
+        "model": recipe.dit.model_dump(),
+        "width_divisor": divisor,
+        "text": recipe.text.model_dump(),
+        "latent_norm": {"shift": latents.norm.shift, "scale": latents.norm.scale},
+        "size": stage.size,
+        "frames": stage.frames,
+        "fps": recipe.curation.clip.fps,
+        "flow": stage.flow.model_dump(),
+        "latents": ctx.refs["latents"].to_dict(),
+    }
+
+
+def previous_model(ctx: StageContext) -> tuple[MugDiT, dict[str, Any]]:
+    """The network of the stage before, ready to train on."""
+    from mugv.generation.generator import load_dit
+
+    return load_dit(ctx.inputs["previous"], ctx.recipe.parallel)
+
+
+def run_training(ctx: StageContext, train: Callable[[StageContext], dict[str, float]], module: str) -> dict[str, float]:
+    """Call `train(ctx)` here for one process, else in `parallel.world` processes by torchrun; the metrics of rank 0 come back."""
+    if ctx.recipe.parallel.world == 1:
+        return train(ctx)
+    from mugv.platform.launch import LaunchSpec, run_local
+    from mugv.recipe import recipe_to_json
+    from mugv.training.process_groups import check_supported
+
+    check_supported(ctx.recipe.parallel)
+    specification = ctx.work / "distributed.json"
+    specification.write_text(
+        json.dumps(
+            {
+                "recipe": recipe_to_json(ctx.recipe),
+                "node": ctx.node,
+                "index": ctx.index,
+                "inputs": {k: str(v) for k, v in ctx.inputs.items()},
+                "refs": {k: v.to_dict() for k, v in ctx.refs.items()},
+                "out": str(ctx.out),
+                "work": str(ctx.work),
+                "module": module,
+            }
+        )
+    )
+    run_local(LaunchSpec(module="mugv.stages.worker", arguments=(str(specification),), processes_per_node=ctx.recipe.parallel.world))
+    return json.loads((ctx.work / "distributed-metrics.json").read_text())
+
+
+def is_main() -> bool:
+    """Whether this process writes the outputs."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def publish_curve(folder: Path, out: Path) -> None:
+    """Copy a stage's loss curve into its output."""
+    if is_main():
+        shutil.copyfile(folder / "metrics.jsonl", out / "metrics.jsonl")
+
+
+def final_metrics(folder: Path, last: int = 20) -> dict[str, float]:
+    """Means of the last steps of a curve."""
+    from mugv.training.metrics_log import MetricsLog
+
+    lines = MetricsLog(folder / "metrics.jsonl").read()
+    tail = lines[-last:]
+    names = {n for line in tail for n in line} - {"step", "time", "learning_rate"}
+    means = {f"final_{n}": sum(line[n] for line in tail if n in line) / sum(n in line for line in tail) for n in sorted(names)}
+    return {**means, "steps": len(lines), "train_seconds": sum(line["seconds"] for line in lines)}

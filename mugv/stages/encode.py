@@ -1,0 +1,66 @@
+"""Stage `encode`: clips and VAE -> LatentSet. Each clip once a size; statistics measured on the training split at the largest size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mugv.stages.base import StageContext
+
+if TYPE_CHECKING:
+    import torch
+
+    from mugv.dataset.clipset import ClipRow, ClipSet
+    from mugv.vae import VideoVAE
+
+
+def run(ctx: StageContext) -> dict[str, float]:
+    """Inputs: clips, vae. Output: a LatentSet folder."""
+    from mugv.dataset.clipset import ClipSet
+    from mugv.dataset.latentset import LatentRow, write_latent_set
+    from mugv.text import open_encoder
+    from mugv.vae import load_vae
+
+    clips, vae = ClipSet.open(ctx.inputs["clips"]), load_vae(ctx.inputs["vae"]).eval()
+    rows = clips.rows()
+    sizes = sorted(ctx.recipe.encode.sizes)
+    raw = {size: _encode_all(ctx, clips, rows, vae, size, i) for i, size in enumerate(sizes)}
+    train = [i for i, r in enumerate(rows) if r.split == "train"]
+    norm = _measure(raw[sizes[-1]][train])
+    encoder = open_encoder(ctx.recipe.text)
+    write_latent_set(
+        ctx.out,
+        [LatentRow(r.clip_id, r.split, r.caption, r.score, r.fps, i) for i, r in enumerate(rows)],
+        {size: norm.normalise(z) for size, z in raw.items()},
+        encoder.encode([r.caption for r in rows]),
+        encoder.encode_null(),
+        norm,
+        {"frames": ctx.recipe.curation.clip.frames, "text": ctx.recipe.text.model_dump(), "vae": ctx.refs["vae"].to_dict()},
+    )
+    return {"clips": len(rows), "train_clips": len(train), "latent_std_smallest": min(norm.scale), "latent_std_largest": max(norm.scale)}
+
+
+def _encode_all(
+    ctx: StageContext, clips: ClipSet, rows: list[ClipRow], vae: VideoVAE, size: tuple[int, int], done: int
+) -> torch.Tensor:
+    """Posterior means [N, C, T, h, w] of all rows at a size."""
+    import numpy as np
+    import torch
+
+    from mugv.media.resize import resize_crop
+
+    out, batch, total = [], ctx.recipe.encode.batch, len(rows) * len(ctx.recipe.encode.sizes)
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        pixels = np.stack([resize_crop(clips.frames(r.clip_id), *size) for r in part])
+        with torch.no_grad():
+            video = torch.from_numpy(pixels).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+            out.append(vae.encode(video).mean.float())
+        ctx.progress(done * len(rows) + start + len(part), total, {})
+    return torch.cat(out)
+
+
+def _measure(z_NCTHW: torch.Tensor):  # type: ignore[no-untyped-def]
+    from mugv.dataset.latentset import LatentNorm
+
+    mean, std = z_NCTHW.mean((0, 2, 3, 4)), z_NCTHW.std((0, 2, 3, 4)).clamp(min=1e-6)
+    return LatentNorm(tuple(mean.tolist()), tuple(std.tolist()))

@@ -1,0 +1,59 @@
+"""Stage `sft`: the best clips, a decaying learning rate, and an average of the stage's own checkpoints (paper 4.2.3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mugv.stages.base import StageContext
+from mugv.stages.dit_common import describe, final_metrics, previous_model, publish_curve, run_training
+
+if TYPE_CHECKING:
+    from mugv.dit.model import MugDiT
+
+
+def run(ctx: StageContext) -> dict[str, float]:
+    """Inputs: latents, clips, previous. Output: a DiT checkpoint."""
+    return run_training(ctx, train, __name__)
+
+
+def train(ctx: StageContext) -> dict[str, float]:
+    """Runs on every rank."""
+    from mugv.dataset.latentset import LatentSet
+    from mugv.training.engine import save_model
+    from mugv.training.flow_data import FlowData
+    from mugv.training.loop import fit
+    from mugv.training.tasks import FlowTask
+
+    recipe, stage = ctx.recipe, ctx.recipe.sft
+    assert stage is not None
+    latents = LatentSet.open(ctx.inputs["latents"])
+    ranked = sorted(latents.clips("train"), key=lambda r: (-r.score, r.clip_id))
+    best = sorted(ranked[: max(1, round(len(ranked) * stage.best_fraction))], key=lambda r: r.clip_id)
+    model, previous = previous_model(ctx)
+    task = FlowTask(
+        model, FlowData(latents, best, stage.size, stage.frames, stage.flow, stage.mask), stage, recipe.parallel, recipe.seed + 100_000
+    )
+    kept = frozenset(round(stage.steps * (i + 1) / stage.checkpoints) for i in range(stage.checkpoints))
+    fit(task, ctx.work / "train", stage.steps, stage.save_every, ctx.progress, milestones=kept)
+    average_checkpoints(task.result, ctx.work / "train", stage.decay)
+    save_model(task.result, ctx.out, describe(ctx, latents, stage, previous["width_divisor"]))
+    publish_curve(ctx.work / "train", ctx.out)
+    return {"clips": len(best), "checkpoints_averaged": len(kept), **final_metrics(ctx.work / "train")}
+
+
+def average_checkpoints(model: MugDiT, folder: Path, decay: float) -> None:
+    """Set the weights to sum_i w_i theta_i, w_i proportional to decay^(N - i), over the checkpoints in `folder` (facts 6.4)."""
+    import torch
+
+    from mugv.training.engine import load_state_weights
+    from mugv.training.loop import checkpoints
+
+    paths = [path for _, path in checkpoints(folder)]
+    weights = [decay ** (len(paths) - i) for i in range(1, len(paths) + 1)]
+    total = [torch.zeros_like(p) for p in model.parameters()]
+    for weight, path in zip(weights, paths, strict=True):
+        load_state_weights(model, path)
+        torch._foreach_add_(total, [p.detach() for p in model.parameters()], alpha=weight / sum(weights))
+    with torch.no_grad():
+        torch._foreach_copy_(list(model.parameters()), total)
