@@ -116,7 +116,7 @@ def test_upload_goes_on_when_the_server_comes_back(store: Store, server: Server,
 def test_server_that_stays_away_is_one_line(store: Store, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mugv.store.s3.FIRST_WAIT_SECONDS", 0.01)
     server.stop()
-    with pytest.raises(StoreError, match="failed 6 times .*; run again when it is back") as caught:
+    with pytest.raises(StoreError, match=r"failed 6 times .*; run again when it is back") as caught:
         store.find("vae/k1")
     assert "\n" not in str(caught.value)
 
@@ -124,7 +124,7 @@ def test_server_that_stays_away_is_one_line(store: Store, server: Server, tmp_pa
 def test_wrong_secret_is_refused_at_once_by_name(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     began = time.monotonic()
-    with pytest.raises(StoreError, match="refused .*; check the bucket, the keys and the endpoint"):
+    with pytest.raises(StoreError, match=r"refused .*; check the bucket, the keys and the endpoint"):
         open_store("s3://bucket/x", tmp_path / "cache").find("vae/k1")
     assert time.monotonic() - began < 2
 
