@@ -1,0 +1,200 @@
+"""Running a node: hits, resumes, failures and what they leave behind. The stages here are tiny, the machinery is the real one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from recipes import small_recipe
+
+from mugv.errors import StoreError, UserError
+from mugv.recipe import Recipe, recipe_to_json
+from mugv.stages.base import StageContext
+from mugv.stages.execute import RunEnvironment, component_main, run_node
+from mugv.store.base import Ref
+
+STAGE = "mugv.stages.sample_footage"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> RunEnvironment:
+    return RunEnvironment(tmp_path / "state", str(tmp_path / "state" / "store"), run="r1", data_digest="")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return small_recipe(tmp_path)
+
+
+def install(monkeypatch: pytest.MonkeyPatch, run: Any, stage: str = STAGE) -> None:
+    module = ModuleType(stage)
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, stage, module)
+
+
+def write_one(ctx: StageContext) -> dict[str, float]:
+    (ctx.out / "a.txt").write_text("a")
+    (ctx.work / "inner").mkdir()
+    (ctx.work / "inner" / "metrics.jsonl").write_text('{"step": 0, "time": 1.0, "loss": 2.0}\n')
+    return {"files": 1}
+
+
+def test_stage_output_is_published_recorded_and_its_work_removed(
+    environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, write_one)
+    ref = run_node("footage", recipe, {}, environment)
+    assert (environment.open_store().fetch(ref) / "a.txt").read_text() == "a"
+    record = environment.record().stage("footage")
+    assert record["status"] == "ran"
+    assert record["metrics"] == {"files": 1.0}
+    assert record["params"]["data.sample.fps"] == 12
+    assert not (environment.state / "work" / ref.key).exists()
+    assert (environment.record().curves("footage") / "inner" / "metrics.jsonl").is_file()
+
+
+def test_second_run_is_a_hit_and_runs_no_stage(environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, write_one)
+    first = run_node("footage", recipe, {}, environment)
+    install(monkeypatch, lambda ctx: pytest.fail("the stage ran again"))
+    assert run_node("footage", recipe, {}, environment) == first
+    assert environment.record().stage("footage")["status"] == "hit"
+
+
+def test_killed_stage_goes_on_from_its_work_folder(environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(ctx: StageContext) -> dict[str, float]:
+        (ctx.work / "half").write_text("half")
+        (ctx.out / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    def goes_on(ctx: StageContext) -> dict[str, float]:
+        assert (ctx.work / "half").read_text() == "half"
+        assert list(ctx.out.iterdir()) == []
+        (ctx.out / "whole").write_text("whole")
+        return {}
+
+    install(monkeypatch, dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_node("footage", recipe, {}, environment)
+    assert environment.record().stage("footage")["status"] == "interrupted"
+    install(monkeypatch, goes_on)
+    ref = run_node("footage", recipe, {}, environment)
+    assert environment.record().stage("footage")["status"] == "resumed"
+    assert sorted(p.name for p in environment.open_store().fetch(ref).iterdir()) == ["manifest.json", "whole"]
+
+
+def test_users_mistake_in_a_stage_is_recorded_as_one_line(
+    environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(ctx: StageContext) -> dict[str, float]:
+        raise UserError("captions.jsonl line 3: not JSON")
+
+    install(monkeypatch, refuses)
+    with pytest.raises(UserError):
+        run_node("footage", recipe, {}, environment)
+    record = environment.record().stage("footage")
+    assert (record["status"], record["user_error"], record["error"]) == ("failed", True, "captions.jsonl line 3: not JSON")
+
+
+def test_defect_in_a_stage_keeps_its_traceback(environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(ctx: StageContext) -> dict[str, float]:
+        return {"x": [][1]}
+
+    install(monkeypatch, breaks)
+    with pytest.raises(IndexError):
+        run_node("footage", recipe, {}, environment)
+    record = environment.record().stage("footage")
+    assert record["user_error"] is False
+    assert "in breaks" in record["traceback"]
+
+
+def test_output_that_nothing_will_read_is_not_made(environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, write_one, "mugv.stages.scan")
+    from mugv.stages.graph import node_keys
+
+    empty = environment.state / "empty"
+    empty.mkdir(parents=True)
+    keys = node_keys(recipe, "")
+    environment.open_store().publish(empty, f"register/{keys['register']}", keys["register"])
+    assert run_node("footage", recipe, {}, environment) == Ref("", keys["footage"], "")
+    assert environment.record().stage("footage")["status"] == "not needed"
+
+
+def test_missing_and_vanished_inputs_are_named(environment: RunEnvironment, recipe: Recipe) -> None:
+    with pytest.raises(UserError, match="stage scan: input footage is missing; it reads footage"):
+        run_node("scan", recipe, {}, environment)
+    with pytest.raises(StoreError, match="stage scan: input footage was removed from the store during the run; run again"):
+        run_node("scan", recipe, {"footage": Ref("", "k", "")}, environment)
+
+
+def test_component_manifests_carry_output_and_data_digest(
+    environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in environment.to_env().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MUGV_DATA_DIGEST")
+    install(monkeypatch, write_one)
+    install(monkeypatch, write_one, "mugv.stages.scan")
+    text = recipe_to_json(recipe)
+    component_main("sample_footage", 0, text, {}, str(tmp_path / "footage"))
+    component_main("scan", 0, text, {"footage": str(tmp_path / "footage")}, str(tmp_path / "scan"))
+    manifest = json.loads((tmp_path / "scan").read_text())
+    assert set(manifest) == {"uri", "key", "digest", "stage", "node", "data"}
+    assert (manifest["stage"], manifest["data"]) == ("scan", "")
+    timing = environment.record().stage("scan")["timing"]
+    assert timing["process"] < timing["entered"] <= timing["left"]
+
+
+def test_component_with_users_mistake_prints_one_line_and_exits_2(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MUGV_STATE", str(tmp_path / "state"))
+    with pytest.raises(SystemExit) as caught:
+        component_main("scan", 0, recipe_to_json(recipe), {}, str(tmp_path / "scan"))
+    assert caught.value.code == 2
+    assert capfd.readouterr().out == "mugv-error: stage scan: input footage is missing; it reads footage\n"
+
+
+def test_hit_is_fast_and_imports_neither_torch_nor_mlflow(
+    environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install(monkeypatch, write_one)
+    run_node("footage", recipe, {}, environment)
+    (tmp_path / "recipe.json").write_text(recipe_to_json(recipe))
+    program = (
+        "import sys, time\nfrom mugv.stages.execute import component_main\nbegan = time.perf_counter()\n"
+        f"component_main('sample_footage', 0, open({str(tmp_path / 'recipe.json')!r}).read(), {{}}, {str(tmp_path / 'm')!r})\n"
+        "print(time.perf_counter() - began, *[m for m in ('torch', 'mlflow', 'kfp', 'numpy', 'minio') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **environment.to_env()}, capture_output=True, text=True, check=True
+    )
+    seconds, *heavy = done.stdout.split()
+    assert heavy == []
+    assert float(seconds) < 0.25
+
+
+def test_terminated_stage_leaves_its_work_for_the_next_run(environment: RunEnvironment, recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text(recipe_to_json(recipe))
+    program = (
+        "import sys, time, types\nfrom mugv.stages.execute import component_main\nmodule = types.ModuleType('x')\n"
+        "def run(ctx):\n    (ctx.work / 'half').write_text('')\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        f"module.run = run\nsys.modules[{STAGE!r}] = module\n"
+        f"component_main('sample_footage', 0, open({str(tmp_path / 'recipe.json')!r}).read(), {{}}, {str(tmp_path / 'm')!r})\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, **environment.to_env()}, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
+    began = time.monotonic()
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(20) == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 10
+    record = environment.record().stage("footage")
+    assert record["status"] == "interrupted"
+    assert (Path(record["work"]) / "half").is_file()
