@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from mugv.errors import StoreError, UserError
-from mugv.platform.records import FINISHED, RunRecord, write_json
+from mugv.platform.lock import file_lock
+from mugv.platform.records import RunRecord, write_json
 from mugv.recipe import Recipe, recipe_from_json
 from mugv.stages.base import StageContext
 from mugv.stages.graph import Node, build_graph, needed_nodes, node_keys
@@ -134,10 +135,17 @@ def _run_stage(node: Node, recipe: Recipe, refs: dict[str, Ref], environment: Ru
     work = environment.state / "work" / key
     out = environment.state / "out" / key
     resumed = work.exists()
-    work.mkdir(parents=True, exist_ok=True)
+    refusal = f"stage {node.name}: process {{}} of an earlier run still works on it; wait for it or end it"
+    with file_lock(work / "pid", refusal):
+        return _work(node, recipe, refs, environment, store, work, out, resumed)
+
+
+def _work(
+    node: Node, recipe: Recipe, refs: dict[str, Ref], environment: RunEnvironment, store: Store, work: Path, out: Path, resumed: bool
+) -> Ref:
+    key = work.name
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    (work / "pid").write_text(f"{os.getpid()}\n")
     record = environment.record()
     record.update_stage(node.name, work=str(work), resumed=resumed)
     inputs = {name: store.fetch(ref) for name, ref in refs.items()}
@@ -272,7 +280,3 @@ def _process_start() -> float:
     import psutil
 
     return float(psutil.Process().create_time())
-
-
-def is_finished(record: dict[str, Any]) -> bool:
-    return record.get("status") in FINISHED

@@ -1,0 +1,39 @@
+"""Advisory locks that the system drops when the process ends, however it ends: one run a state folder, one process a stage."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mugv.errors import UserError
+from mugv.store import explained
+
+
+@contextmanager
+def state_lock(state: Path) -> Iterator[None]:
+    """Hold a state folder. Raises UserError when another run holds it, StoreError when the folder cannot be written."""
+    with file_lock(state / "lock", f"state folder {state}: a run is going on there (process {{}}); wait for it or give another --state"):
+        yield
+
+
+@contextmanager
+def file_lock(path: Path, refusal: str) -> Iterator[None]:
+    """Hold `path`, which then has this process's id in it. `refusal`: the message when another process (`{}`) holds it."""
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(refusal.format(path.read_text().strip() or "unknown")) from None
+        with explained(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        # Closing drops the lock. The file stays: removing it would let two processes lock two files of one name.
+        os.close(descriptor)
