@@ -1,9 +1,9 @@
 """LatentSet: what the DiT trains on. Normalised latents for each (clip, size), text embeddings, and how they were normalised.
 
-    manifest.parquet                 a row a clip: clip_id, split, caption, score, fps, row
-    latents-<H>x<W>.safetensors      "latents" [N, C, T, H/8, W/8] float32, normalised: (z - shift) / scale
-    text.safetensors                 "embeddings" [sum of lengths, width], "offsets" [N + 1], "null" [L, width]
-    set.json                         shift, scale, sizes, frames, file digests, text encoder, origin
+manifest.parquet                 a row a clip: clip_id, split, caption, score, fps, row
+latents-<H>x<W>.safetensors      "latents" [N, C, T, H/8, W/8] float32, normalised: (z - shift) / scale
+text.safetensors                 "embeddings" [sum of lengths, width], "offsets" [N + 1], "null" [L, width]
+set.json                         shift, scale, sizes, frames, file digests, text encoder, origin
 """
 
 from __future__ import annotations
@@ -76,7 +76,11 @@ def write_latent_set(
     for size, tensor in latents.items():
         save_file({"latents": tensor.contiguous()}, folder / latent_file(size))
     offsets = np.cumsum([0] + [len(e) for e in embeddings])
-    text = {"embeddings": torch.from_numpy(np.concatenate(embeddings)), "offsets": torch.from_numpy(offsets), "null": torch.from_numpy(null)}
+    text = {
+        "embeddings": torch.from_numpy(np.concatenate(embeddings)),
+        "offsets": torch.from_numpy(offsets),
+        "null": torch.from_numpy(null),
+    }
     save_file(text, folder / "text.safetensors")
     files = sorted(p.name for p in folder.iterdir() if p.name != "set.json")
     digests = {name: _digest(folder / name) for name in files}

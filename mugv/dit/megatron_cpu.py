@@ -7,6 +7,7 @@ No file of megatron is changed, and our own code keeps the real torch. `install(
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import queue
 import sys
@@ -19,6 +20,16 @@ import torch
 MEGATRON_VERSION = "0.16.1"
 _FACTORIES = ("tensor", "zeros", "ones", "empty", "empty_like", "zeros_like", "full", "arange", "rand", "randn")
 _CPU = torch.device("cpu")
+_NEEDED = (
+    "megatron.core.dist_checkpointing.strategies.filesystem_async",
+    "megatron.core.dist_checkpointing.strategies.fully_parallel",
+    "megatron.core.dist_checkpointing.strategies.state_dict_saver",
+    "megatron.core.dist_checkpointing.strategies.torch",
+    "megatron.core.distributed",
+    "megatron.core.optimizer.distrib_optimizer",
+    "megatron.core.tensor_parallel.random",
+)
+"""Modules that megatron imports late; they are imported before the rebinding, so that it reaches them."""
 
 
 class _Proxy(types.ModuleType):
@@ -92,14 +103,8 @@ def install() -> None:
         raise RuntimeError(f"megatron-core {version} is installed; mugv is written for {MEGATRON_VERSION}")
     if torch.cuda.is_available():
         return
-    import megatron.core.dist_checkpointing.strategies.filesystem_async
-    import megatron.core.dist_checkpointing.strategies.fully_parallel
-    import megatron.core.dist_checkpointing.strategies.state_dict_saver
-    import megatron.core.dist_checkpointing.strategies.torch
-    import megatron.core.distributed
-    import megatron.core.optimizer.distrib_optimizer
-    import megatron.core.tensor_parallel.random
-
+    for name in _NEEDED:
+        importlib.import_module(name)
     proxy = _torch_proxy()
     for name, module in list(sys.modules.items()):
         if name.startswith("megatron.core") and getattr(module, "torch", None) is torch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def sample_euler(
     keep = None if noised_BT is None else noised_BT[:, None, :, None, None]
     x = noise_BCTHW.float()
     times = timetable(steps, ratio)
-    for now, following in zip(times, times[1:], strict=False):
+    for now, following in pairwise(times):
         if keep is not None and given_BCTHW is not None:
             x = torch.where(keep, x, given_BCTHW)
         x = x + guide(*velocity(x, now), guidance) * ((now - following) / STEPS)

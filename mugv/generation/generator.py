@@ -131,7 +131,9 @@ class Generator:
             pixels[:, 0] = np.stack([resize_crop(f[None], *pixels.shape[2:4])[0] for f in first_frames])
         return pixels
 
-    def _velocity(self, prompts: Sequence[str], noised_BT: Tensor, guidance: float) -> Callable[[Tensor, float], tuple[Tensor, Tensor | None]]:
+    def _velocity(
+        self, prompts: Sequence[str], noised_BT: Tensor, guidance: float
+    ) -> Callable[[Tensor, float], tuple[Tensor, Tensor | None]]:
         """Both guidance branches in one network call; text is encoded once."""
         texts = [torch.from_numpy(t) for t in self.encoder.encode(list(prompts))]
         branches = 1 if guidance == 1.0 else 2

@@ -39,9 +39,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     return {"clips": len(rows), "train_clips": len(train), "latent_std_smallest": min(norm.scale), "latent_std_largest": max(norm.scale)}
 
 
-def _encode_all(
-    ctx: StageContext, clips: ClipSet, rows: list[ClipRow], vae: VideoVAE, size: tuple[int, int], done: int
-) -> torch.Tensor:
+def _encode_all(ctx: StageContext, clips: ClipSet, rows: list[ClipRow], vae: VideoVAE, size: tuple[int, int], done: int) -> torch.Tensor:
     """Posterior means [N, C, T, h, w] of all rows at a size."""
     import numpy as np
     import torch

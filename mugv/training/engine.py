@@ -12,14 +12,17 @@ from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
 from mugv.dit.config import DiTConfig, make_config
 from mugv.dit.init import initialise
 from mugv.dit.model import MugDiT
+from mugv.errors import UserError
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Optimizer, Parallel
 from mugv.training import process_groups
@@ -47,6 +50,13 @@ def build_model(model: DiTModel, text_width: int, width_divisor: int, layout: Pa
     dit = MugDiT(config)
     initialise(dit, seed)
     return dit.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def frozen_copy(model: MugDiT) -> MugDiT:
+    """An equal network without gradients (process groups cannot be deep-copied)."""
+    copy = MugDiT(model.config).to(next(model.parameters()).device).requires_grad_(False)
+    copy.load_state_dict(model.state_dict())
+    return copy.eval()
 
 
 class Engine:
@@ -137,8 +147,21 @@ def save_model(model: MugDiT, folder: Path, description: dict[str, Any]) -> None
 
 
 def load_model_weights(model: MugDiT, folder: Path) -> None:
-    """Strict load of `model/` written by save_model, in any layout."""
-    state = dist_checkpointing.load({"model": model.sharded_state_dict()}, str(folder / "model"))
+    """Strict load of `model/` written by save_model, in any layout. Raises UserError when its tensors are not the model's."""
+    _load_weights(model, folder / "model", "raise_all")
+
+
+def load_state_weights(model: MugDiT, checkpoint: Path) -> None:
+    """The weights alone of a training checkpoint that Engine.save wrote."""
+    _load_weights(model, checkpoint / "state", "assume_ok_unexpected")
+
+
+def _load_weights(model: MugDiT, folder: Path, strict: str) -> None:
+    try:
+        state = dist_checkpointing.load({"model": model.sharded_state_dict()}, str(folder), strict=strict)
+    except (CheckpointingException, CheckpointException, KeyError, OSError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(f"checkpoint {folder}: does not fit the model of its config.json: {(lines or [''])[-1][:300]}") from None
     model.load_state_dict(state["model"])
 
 
@@ -149,9 +172,3 @@ def _reduce(reports: list[dict[str, Tensor]]) -> dict[str, float]:
         torch.distributed.all_reduce(totals)
         totals /= torch.distributed.get_world_size()
     return {name: float(value) for name, value in zip(names, totals, strict=True)}
-
-
-def load_state_weights(model: MugDiT, checkpoint: Path) -> None:
-    """The weights alone of a training checkpoint that Engine.save wrote."""
-    state = dist_checkpointing.load({"model": model.sharded_state_dict()}, str(checkpoint / "state"))
-    model.load_state_dict(state["model"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from mugv.dit.model import MugDiT
 from mugv.recipe.schema import AlignRound, Parallel, PretrainStage, TrainStage
 from mugv.training import process_groups
-from mugv.training.engine import Engine, load_model_weights, save_sharded
+from mugv.training.engine import Engine, frozen_copy, load_model_weights, save_sharded
 from mugv.training.flow_data import FlowData
 from mugv.training.objectives import FlowBatch, clip_losses, dpo_loss, kto_loss
 from mugv.training.preferences import PreferenceData
@@ -25,7 +24,7 @@ class FlowTask:
         self.engine = Engine(model, stage.optimizer, layout)
         self.data, self.stage, self.seed = data, stage, seed
         self.rank, self.world = process_groups.data_rank()
-        self.average = copy.deepcopy(model).requires_grad_(False) if stage.average_decay else None
+        self.average = frozen_copy(model) if stage.average_decay else None
 
     @property
     def result(self) -> MugDiT:
@@ -85,10 +84,8 @@ class FlowTask:
 class PreferenceTask:
     """One KTO or DPO round against the frozen weights that the round started from, with the flow loss on real clips beside it."""
 
-    def __init__(
-        self, model: MugDiT, preferences: PreferenceData, real: FlowData, round_: AlignRound, layout: Parallel, seed: int
-    ) -> None:
-        self.reference = copy.deepcopy(model).requires_grad_(False)
+    def __init__(self, model: MugDiT, preferences: PreferenceData, real: FlowData, round_: AlignRound, layout: Parallel, seed: int) -> None:
+        self.reference = frozen_copy(model)
         self.engine = Engine(model, round_.optimizer, layout)
         self.preferences, self.real, self.round, self.seed = preferences, real, round_, seed
         self.rank, self.world = process_groups.data_rank()

@@ -1,0 +1,146 @@
+"""MUG-DiT: counts, conditioning, RoPE, expansion, and megatron's pin."""
+
+import importlib.metadata
+
+import pytest
+import torch
+
+from mugv.dit.megatron_cpu import MEGATRON_VERSION
+from mugv.dit.rope import rope_table, rotate
+from mugv.recipe.models import DiTModel
+from mugv.recipe.schema import Parallel
+from mugv.training.engine import build_model
+from mugv.training.flops import dit_parameters, forward_flops, tokens
+
+TINY = DiTModel(layers=2, hidden=48, heads=4, latent_channels=4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model(TINY, 16, 1, Parallel(), 0).eval()
+
+
+def inputs(batch=2, frames=3, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    latent = torch.randn(batch, 4, frames, 4, 4, generator=g)
+    text = torch.randn(batch, 5, 16, generator=g)
+    return latent, torch.tensor([700.0, 300.0]), text, torch.ones(batch, 5, dtype=torch.bool), torch.full((batch,), 12.0)
+
+
+def noised(batch=2, frames=3):
+    return torch.ones(batch, frames, dtype=torch.bool)
+
+
+def test_megatron_is_the_pinned_version():
+    assert importlib.metadata.version("megatron-core") == MEGATRON_VERSION
+
+
+def test_published_sizes_have_the_published_parameter_counts():
+    assert dit_parameters(DiTModel(), 4096) == 10_830_321_984
+    assert dit_parameters(DiTModel(), 4096, divisor=2) == 2_712_853_632
+
+
+def test_counter_counts_what_is_built(model):
+    assert sum(p.numel() for p in model.parameters()) == dit_parameters(TINY, 16)
+
+
+def test_training_flops_of_a_720p_clip_are_8_77_petaflop():
+    sequence = tokens(DiTModel(), (720, 1280), 105)
+    assert sequence == 50_402
+    assert 3 * forward_flops(DiTModel(), 4096, sequence, 300) / 1e15 == pytest.approx(8.77, abs=0.005)
+
+
+def test_padding_of_text_changes_nothing(model):
+    latent, t, text, mask, fps = inputs()
+    padded = torch.cat([text, torch.full((2, 3, 16), 9.0)], 1)
+    longer = torch.cat([mask, torch.zeros(2, 3, dtype=torch.bool)], 1)
+    with torch.no_grad():
+        assert torch.allclose(model(latent, t, text, mask, fps, noised()), model(latent, t, padded, longer, fps, noised()), atol=1e-5)
+
+
+def test_a_clip_does_not_see_its_neighbours(model):
+    latent, t, text, mask, fps = inputs()
+    with torch.no_grad():
+        both = model(latent, t, text, mask, fps, noised())
+        alone = model(latent[:1], t[:1], text[:1], mask[:1], fps[:1], noised(1))
+    assert torch.allclose(both[:1], alone, atol=1e-5)
+
+
+def test_timestep_does_not_modulate_given_frames(model):
+    """With attention cut off by zero output projections, given frames must not depend on t; noised ones must."""
+    from mugv.training.engine import frozen_copy
+
+    cut = frozen_copy(model)
+    for layer in cut.layers:
+        for linear in (layer.self_attention.linear_proj, layer.cross_attention.linear_proj):
+            torch.nn.init.zeros_(linear.weight)
+            torch.nn.init.zeros_(linear.bias)
+    latent, t, text, mask, fps = inputs()
+    given = noised()
+    given[:, 0] = False
+    with torch.no_grad():
+        a, b = (cut(latent, t + shift, text, mask, fps, given) for shift in (0.0, 100.0))
+    assert torch.equal(a[:, :, 0], b[:, :, 0])
+    assert not torch.allclose(a[:, :, 1:], b[:, :, 1:])
+
+
+def test_bfloat16_never_rounds_the_timestep(model):
+    from mugv.dit.embeddings import sinusoid
+
+    assert not torch.equal(sinusoid(torch.tensor([801.0]), 256), sinusoid(torch.tensor([802.0]), 256))
+
+
+def test_rope_scores_depend_on_distance_alone():
+    table = rope_table(4, 5, 6, 24)
+    x = torch.randn(1, 1, 1, 24).expand(table.shape[1], 1, 1, 24)
+    q = rotate(x, table)[:, 0, 0]
+
+    def index(t, y, x_):
+        return 1 + (t * 5 + y) * 6 + x_
+
+    score = q @ q.T
+    assert float(score[index(0, 1, 1), index(2, 3, 4)]) == pytest.approx(float(score[index(1, 0, 0), index(3, 2, 3)]), abs=1e-4)
+    assert float(score[index(0, 1, 1), index(2, 3, 4)]) != pytest.approx(float(score[index(0, 1, 1), index(2, 4, 3)]), abs=1e-4)
+
+
+def test_rope_start_and_end_tokens_have_the_published_positions():
+    table = rope_table(2, 3, 4, 12)
+    assert torch.equal(table[0, 0], torch.ones(6))
+    axis_time = torch.acos(table[0, -1, 4].clamp(-1, 1))
+    assert float(axis_time) == pytest.approx(3.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("noise_db", [None, 15.0])
+def test_expansion_keeps_the_function(noise_db):
+    from mugv.dit.expand import expand
+
+    narrow = build_model(TINY, 16, 2, Parallel(), 3).eval()
+    wide = build_model(TINY, 16, 1, Parallel(), 4).eval()
+    expand(dict(narrow.named_parameters()), wide, 2, noise_db)
+    args = (*inputs(), noised())
+    with torch.no_grad():
+        assert float((narrow(*args) - wide(*args)).abs().max()) < 1e-5
+
+
+def test_expansion_noise_breaks_the_symmetry_of_gradients():
+    from mugv.dit.expand import expand
+
+    def halves_equal(noise_db):
+        narrow, wide = build_model(TINY, 16, 2, Parallel(), 3), build_model(TINY, 16, 1, Parallel(), 4)
+        expand(dict(narrow.named_parameters()), wide, 2, noise_db)
+        wide(*inputs(), noised()).square().mean().backward()
+        grad = wide.layers[0].mlp.linear_fc1.weight.grad
+        return torch.allclose(grad[:96], grad[96:], atol=1e-9)
+
+    assert halves_equal(None)
+    assert not halves_equal(15.0)
+
+
+def test_full_recompute_gives_the_same_gradients():
+    layout = Parallel(recompute="full")
+    grads = []
+    for parallel in (Parallel(), layout):
+        net = build_model(TINY, 16, 1, parallel, 0).train()
+        net(*inputs(), noised()).square().mean().backward()
+        grads.append([p.grad for p in net.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*grads, strict=True))

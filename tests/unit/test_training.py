@@ -1,0 +1,207 @@
+"""The engine: resume, checkpoints, data order, objectives."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mugv.dataset.latentset import LatentNorm, LatentRow, LatentSet, write_latent_set
+from mugv.dataset.sampler import clips_of_step
+from mugv.errors import UserError
+from mugv.recipe.models import DiTModel
+from mugv.recipe.schema import AlignRound, Flow, FrameMask, Optimizer, Parallel, PretrainStage
+from mugv.training.engine import build_model, load_model_weights, save_model
+from mugv.training.flow_data import FlowData, generator_for
+from mugv.training.loop import checkpoints, fit
+from mugv.training.objectives import dpo_loss, kto_loss
+from mugv.training.preferences import PreferenceData, read_labels
+from mugv.training.schedule import learning_rate
+from mugv.training.tasks import FlowTask, PreferenceTask
+
+TINY = DiTModel(layers=1, hidden=24, heads=2, latent_channels=4)
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("latents")
+    g = torch.Generator().manual_seed(0)
+    rows = [LatentRow(f"c{i}", "train" if i < 10 else "validation", f"caption {i}", 0.1 * i, 12.0, i) for i in range(12)]
+    texts = [np.random.default_rng(i).standard_normal((2 + i % 3, 8)).astype(np.float32) for i in range(12)]
+    norm = LatentNorm((0.0,) * 4, (1.0,) * 4)
+    data = {(32, 32): torch.randn(12, 4, 3, 4, 4, generator=g)}
+    write_latent_set(folder, rows, data, texts, np.zeros((1, 8), np.float32), norm, {})
+    return LatentSet.open(folder)
+
+
+def stage(**changes):
+    values = {"name": "a", "steps": 6, "batch": 4, "size": (32, 32), "frames": 17, "save_every": 2, "image_fraction": (0.5, 0.0)}
+    return PretrainStage(**{**values, "optimizer": Optimizer(learning_rate=1e-3), "average_decay": 0.9, **changes})
+
+
+def flow_task(latents, settings):
+    data = FlowData(latents, latents.clips("train"), settings.size, settings.frames, settings.flow, settings.mask)
+    return FlowTask(build_model(TINY, 8, 1, Parallel(), 0), data, settings, Parallel(), seed=1)
+
+
+def losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_after(step):
+    def progress(done, total, metrics):
+        if done == step:
+            raise StoppedError
+
+    return progress
+
+
+def test_resumed_losses_equal_uninterrupted_ones_bit_for_bit(latents, tmp_path):
+    fit(flow_task(latents, stage()), tmp_path / "whole", 6, 2)
+    with pytest.raises(StoppedError):
+        fit(flow_task(latents, stage()), tmp_path / "cut", 6, 2, progress=stop_after(3))
+    resumed = flow_task(latents, stage())
+    fit(resumed, tmp_path / "cut", 6, 2)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    whole = flow_task(latents, stage())
+    fit(whole, tmp_path / "whole", 6, 2)
+    assert all(torch.equal(a, b) for a, b in zip(whole.result.parameters(), resumed.result.parameters(), strict=True))
+
+
+def test_a_half_written_checkpoint_is_never_loaded(latents, tmp_path):
+    fit(flow_task(latents, stage()), tmp_path, 2, 2)
+    (tmp_path / "writing-00000004").mkdir()
+    assert [step for step, _ in checkpoints(tmp_path)] == [2]
+    fit(flow_task(latents, stage()), tmp_path, 4, 2)
+    assert [step for step, _ in checkpoints(tmp_path)] == [4]
+
+
+def test_milestones_survive_pruning(latents, tmp_path):
+    fit(flow_task(latents, stage()), tmp_path, 6, 2, milestones=frozenset({3}))
+    assert [step for step, _ in checkpoints(tmp_path)] == [3, 6]
+
+
+def test_training_lowers_the_loss(latents, tmp_path):
+    settings = stage(steps=60, batch=8, image_fraction=(0.0, 0.0), optimizer=Optimizer(learning_rate=1e-2), save_every=60)
+    fit(flow_task(latents, settings), tmp_path, 60, 60)
+    curve = losses(tmp_path)
+    assert np.mean(curve[-10:]) < 0.97 * np.mean(curve[:10])
+
+
+def test_saved_model_loads_strictly(latents, tmp_path):
+    model = build_model(TINY, 8, 1, Parallel(), 0)
+    save_model(model, tmp_path, {})
+    other = build_model(TINY, 8, 1, Parallel(), 9)
+    load_model_weights(other, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    wrong = build_model(TINY.model_copy(update={"layers": 2}), 8, 1, Parallel(), 0)
+    with pytest.raises(Exception, match=r"layers\.1"):
+        load_model_weights(wrong, tmp_path)
+
+
+def test_every_epoch_sees_every_clip_once_on_all_ranks():
+    seen = [c for step in range(5) for rank in range(2) for c in clips_of_step(10, 4, step, 0, rank, 2)]
+    assert sorted(seen[:10]) == list(range(10))
+    assert sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:]
+
+
+def test_ranks_and_epochs_never_share_noise(latents):
+    data = FlowData(latents, latents.clips("train"), (32, 32), 17, Flow(), FrameMask())
+    batches = [data.batch(step, 4, 0, rank, 2) for step in (0, 5) for rank in (0, 1)]
+    assert all(not torch.equal(a.noise, b.noise) for i, a in enumerate(batches) for b in batches[i + 1 :])
+    assert all(not torch.equal(a.timestep, b.timestep) for i, a in enumerate(batches) for b in batches[i + 1 :])
+
+
+def test_generators_do_not_collide():
+    first = {float(torch.rand(1, generator=generator_for(s, t, r))) for s in range(3) for t in range(20) for r in range(3)}
+    assert len(first) == 180
+
+
+def test_captions_are_dropped_whole_and_at_the_asked_rate(latents):
+    rows = latents.clips("train")
+    data = FlowData(latents, rows, (32, 32), 17, Flow(caption_dropout_t2v=0.5), FrameMask())
+    dropped = [
+        x is None for step in range(100) for x in data._dropped(rows, torch.ones(10, 3, dtype=torch.bool), generator_for(0, step, 0))
+    ]
+    assert np.mean(dropped) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_damaged_latent_file_is_refused(latents, tmp_path):
+    import shutil
+
+    shutil.copytree(latents.folder, tmp_path / "copy")
+    file = tmp_path / "copy" / "text.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="digest"):
+        LatentSet.open(tmp_path / "copy")
+
+
+def test_learning_rate_warms_up_and_decays():
+    settings = Optimizer(learning_rate=1.0, minimum_learning_rate=0.1, schedule="cosine", warmup_steps=10)
+    assert learning_rate(settings, 0, 100) == pytest.approx(0.1)
+    assert learning_rate(settings, 10, 100) == pytest.approx(1.0)
+    assert learning_rate(settings, 99, 100) == pytest.approx(0.1, abs=0.01)
+
+
+def test_dpo_prefers_the_winner():
+    assert float(dpo_loss(torch.tensor([0.0]), torch.tensor([0.0]), 10)) == pytest.approx(math.log(2))
+    assert float(dpo_loss(torch.tensor([-0.1]), torch.tensor([0.1]), 10)) < math.log(2)
+
+
+def test_kto_rewards_passes_and_punishes_failures():
+    passed = torch.tensor([True, False])
+    better = kto_loss(torch.tensor([-0.1, 0.1]), passed, 10)
+    worse = kto_loss(torch.tensor([0.1, -0.1]), passed, 10)
+    assert float(better) < float(worse)
+
+
+def candidates(folder):
+    from safetensors.torch import save_file
+
+    names = ["0000-0", "0000-1", "0001-0", "0001-1"]
+    g = torch.Generator().manual_seed(3)
+    tensors = {
+        "latents": torch.randn(4, 4, 3, 4, 4, generator=g),
+        "embeddings": torch.randn(8, 8, generator=g),
+        "offsets": torch.arange(0, 10, 2),
+    }
+    save_file(tensors, folder / "candidates.safetensors")
+    (folder / "candidates.json").write_text(json.dumps({"clips": names, "prompts": ["a", "a", "b", "b"]}))
+    lines = [{"kind": "absolute", "clip": n, "pass": n.endswith("0")} for n in names]
+    lines += [{"kind": "pair", "winner": "0000-0", "loser": "0000-1"}, {"kind": "pair", "winner": "0001-0", "loser": "0001-1"}]
+    (folder / "labels.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+
+
+@pytest.mark.parametrize("method", ["kto", "dpo"])
+def test_a_preference_round_widens_the_margin(method, latents, tmp_path):
+    candidates(tmp_path)
+    round_ = AlignRound(method=method, steps=40, batch=4, beta=50, sft_weight=0.1, optimizer=Optimizer(learning_rate=3e-3))
+    real = FlowData(latents, latents.clips("train"), (32, 32), 17, Flow(), FrameMask())
+    task = PreferenceTask(build_model(TINY, 8, 1, Parallel(), 0), PreferenceData(tmp_path, 1.0, 12.0), real, round_, Parallel(), 0)
+    fit(task, tmp_path / "train", 40, 40)
+    lines = [json.loads(x) for x in (tmp_path / "train" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["reward_margin"] == pytest.approx(0.0, abs=1e-5)
+    assert np.mean([x["reward_margin"] for x in lines[-10:]]) > 0
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: not valid JSON"),
+        ('{"kind": "absolute", "clip": "0000-0"}', "line 2: expected"),
+        ('{"kind": "pair", "winner": "nobody", "loser": "0000-1"}', "line 2: clip 'nobody' is not among"),
+    ],
+)
+def test_a_wrong_label_line_is_named(line, message, tmp_path):
+    path = tmp_path / "labels.jsonl"
+    path.write_text('{"kind": "absolute", "clip": "0000-0", "pass": true}\n' + line + "\n")
+    with pytest.raises(UserError, match=message):
+        read_labels(path, {"0000-0", "0000-1"})
