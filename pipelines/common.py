@@ -34,9 +34,11 @@ INDEXED = ("pretrain", "align")
 STORE, TRACKING, STATE = "mugv-store", "mugv-mlflow", "mugv-state"
 STATE_PATH = "/mugv"
 STORE_SECRETS = ("MUGV_S3_ACCESS_KEY", "MUGV_S3_SECRET_KEY")
-STORE_SETTINGS = ("MUGV_STORE", "MUGV_S3_ENDPOINT")
+STORE_SETTINGS = ("MUGV_STORE", "MUGV_S3_ENDPOINT", "MUGV_STATE")
 TRACKING_SETTINGS = ("MLFLOW_TRACKING_URI",)
 VIDEOS = "mugv-videos"
+RUN_LABEL = "metadata.labels['pipeline/runid']"
+"""Where KFP writes the id of the run on every pod."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def _environment(task: dsl.PipelineTask) -> None:
     kubernetes.use_config_map_as_env(task, TRACKING, {name: name for name in TRACKING_SETTINGS})
     # A task that is started again goes on from its own checkpoints, which lie on this volume.
     kubernetes.mount_pvc(task, pvc_name=STATE, mount_path=STATE_PATH)
+    kubernetes.use_field_path_as_env(task, "MUGV_RUN", RUN_LABEL)
 
 
 def cluster_name(prefix: str, recipe: Recipe) -> str:

@@ -32,14 +32,17 @@ def compile_pipeline(recipe: Recipe, output: str | Path, keys: dict[str, str] | 
     `keys`: node name -> cache key, given to KFP for each task. None leaves caching to the store, which is right when the data
     is not readable here, and always for `retrain`, whose data changes between runs. Raises UserError for a wrong suffix.
     """
+    return _compiled(_pipeline(recipe, keys, kind), Path(output))
+
+
+def _compiled(pipeline: Any, output: Path) -> Path:
     from kfp import compiler
 
-    output = Path(output)
     if output.suffix not in {".yaml", ".yml"}:
         raise UserError(f"compile: output {output} must end in .yaml")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        compiler.Compiler().compile(_pipeline(recipe, keys, kind), str(output))
+        compiler.Compiler().compile(pipeline, str(output))
     except OSError as error:
         raise UserError(f"compile: {output} cannot be written ({error.strerror})") from None
     return output
@@ -58,15 +61,17 @@ def submit(recipe: Recipe, endpoint: str | None = None, keys: dict[str, str] | N
     return str(run.run_id)
 
 
-def schedule(recipe: Recipe, endpoint: str | None, cron: str, kind: Kind = "retrain") -> str:
+def schedule(recipe: Recipe, endpoint: str | None, cron: str, kind: Kind = "retrain", data: dict[str, str] | None = None) -> str:
     """Run the recipe's pipeline by `cron` (six fields, seconds first), one at a time, without catch-up; returns the id.
+
+    `data`: for `retrain`, repository, path and revision of the DVC project that holds the videos; None: the recipe's own data.
 
     Raises UserError for a wrong cron expression before anything is sent.
     """
     check_cron(cron)
     host = resolve_endpoint(endpoint)
     with tempfile.TemporaryDirectory() as folder:
-        package = compile_pipeline(recipe, Path(folder) / "pipeline.yaml", None, kind)
+        package = _compiled(_pipeline(recipe, None, kind, data), Path(folder) / "pipeline.yaml")
         with _answering(host):
             client = _client(host)
             experiment = client.create_experiment(EXPERIMENT)
@@ -121,11 +126,11 @@ def _value(text: str, name: str, low: int) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _pipeline(recipe: Recipe, keys: dict[str, str] | None, kind: Kind) -> Any:
+def _pipeline(recipe: Recipe, keys: dict[str, str] | None, kind: Kind, data: dict[str, str] | None = None) -> Any:
     if kind == "retrain":
         from pipelines.retrain import build_pipeline as build_retrain
 
-        return build_retrain(recipe, retries=RETRIES)
+        return build_retrain(recipe, **(data or {}), retries=RETRIES)
     if kind == "data":
         from pipelines.data import build_pipeline as build_data
 

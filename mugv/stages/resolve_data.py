@@ -1,0 +1,100 @@
+"""First task of retraining: which data a DVC revision means now, and whether anything has changed since the present champion.
+
+Not a node of the graph: it decides whether the graph runs at all. `decide` is called by components/resolve_data.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mugv.errors import UserError
+from mugv.platform.dvc_data import DataVersion, fetch, resolve
+from mugv.recipe import Recipe, recipe_from_json, recipe_to_json
+from mugv.stages.execute import ERROR_MARK, RunEnvironment, resolve_data_digest
+from mugv.stages.graph import node_keys
+
+KEY_TAG = "mugv.key.evaluate"
+CHANGED, UNCHANGED = "changed", "unchanged"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether to train, with the reason in words."""
+
+    decision: str
+    reason: str
+    recipe: Recipe
+    data_digest: str
+    key: str
+    """Cache key of `evaluate`: equal to the champion's when neither data nor code nor recipe can have changed the result."""
+    data: DataVersion | None
+
+
+def decide(recipe_json: str, repository: str, path: str, revision: str) -> Decision:
+    """Resolve the data and compare with the champion of the recipe's model.
+
+    With a `repository` (DVC folder or URL), the videos are `path` at `revision` ("": the working tree); without one they are
+    the recipe's own. Raises UserError when the data cannot be resolved.
+    """
+    recipe, version = recipe_from_json(recipe_json), None
+    environment = RunEnvironment.from_env()
+    if repository:
+        version = resolve(repository, path, revision or None)
+        recipe = _with_videos(recipe, fetch(version, repository, environment.state / "data"), version)
+    elif path or revision:
+        raise UserError("retrain: path and revision need a repository (a folder or URL with a DVC project)")
+    digest = resolve_data_digest(recipe)
+    key = node_keys(recipe, digest)["evaluate"]
+    champion, trained = _champion(recipe.register_.model, environment.tracking_uri)
+    if champion and trained == key:
+        reason = f"neither data nor code nor recipe changed since {recipe.register_.model} version {champion} (champion): nothing to train"
+        return Decision(UNCHANGED, reason, recipe, digest, key, version)
+    reason = f"data, code or recipe changed since version {champion}" if champion else f"{recipe.register_.model} has no champion yet"
+    return Decision(CHANGED, reason, recipe, digest, key, version)
+
+
+def write(decision: Decision, path: Path) -> None:
+    """The decision as JSON, for people and for lineage."""
+    content = {
+        "decision": decision.decision,
+        "reason": decision.reason,
+        "data_digest": decision.data_digest,
+        "key": decision.key,
+        "data": asdict(decision.data) if decision.data else None,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _with_videos(recipe: Recipe, folder: Path, version: DataVersion) -> Recipe:
+    data = recipe.data.model_copy(update={"videos": str(folder), "dvc_revision": version.commit or version.md5})
+    return recipe.model_copy(update={"data": data})
+
+
+def _champion(model: str, tracking_uri: str) -> tuple[str, str]:
+    """Version of the present champion and the `evaluate` key it was registered with; empty strings without one."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
+    try:
+        version = client.get_model_version_by_alias(model, "champion")
+    except MlflowException as error:
+        if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+            return "", ""
+        raise UserError(f"MLflow at {tracking_uri} does not answer: {str(error).splitlines()[0]}") from error
+    return str(version.version), str(version.tags.get(KEY_TAG, ""))
+
+
+def component_main(recipe_json: str, repository: str, path: str, revision: str, output: str) -> tuple[str, str]:
+    """Body of the KFP component: write the decision to `output`, say it, and return (decision, recipe with the resolved data)."""
+    try:
+        decision = decide(recipe_json, repository, path, revision)
+    except UserError as error:
+        print(f"{ERROR_MARK}{error}", flush=True)
+        raise SystemExit(2) from None
+    write(decision, Path(output))
+    print(f"retrain: {decision.reason}", flush=True)
+    return decision.decision, recipe_to_json(decision.recipe)

@@ -1,0 +1,168 @@
+"""Pipelines: their tasks follow the recipe, and the IR says where each runs and under which key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mugv.errors import UserError
+from mugv.platform.kfp_client import compile_pipeline
+from mugv.recipe import Recipe, load_recipe, recipe_from_json
+from mugv.stages.graph import build_graph, node_keys
+from tests.unit.pipeline_recipes import full_recipe, minimal_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+POOL = {
+    "cpu": "4",
+    "memory": "16G",
+    "gpus": 2,
+    "node_selector": {"pool": "gpu"},
+    "tolerations": [{"key": "nvidia.com/gpu"}, {"key": "team", "operator": "Equal", "value": "video", "effect": "NoExecute"}],
+}
+
+
+def compiled(recipe: Recipe, folder: Path, keys: dict[str, str] | None = None, kind: Any = "train") -> tuple[dict, dict]:
+    """The IR and its Kubernetes part."""
+    path = compile_pipeline(recipe, folder / "pipeline.yaml", keys, kind)
+    ir, *platforms = yaml.safe_load_all(path.read_text())
+    return ir, platforms[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+def dags(ir: dict) -> list[dict]:
+    return [ir["root"]["dag"], *(c["dag"] for c in ir["components"].values() if "dag" in c)]
+
+
+def tasks(ir: dict) -> dict[str, dict]:
+    """Display name -> task, of the root and of every loop and condition."""
+    return {t["taskInfo"]["name"]: t for dag in dags(ir) for t in dag["tasks"].values()}
+
+
+def executor_of(ir: dict, task: dict) -> str:
+    return ir["components"][task["componentRef"]["name"]]["executorLabel"]
+
+
+@pytest.mark.parametrize("recipe", [minimal_recipe(), full_recipe(), full_recipe(align=None), full_recipe(data={"videos": "/clips"})])
+def test_a_stage_of_the_recipe_is_never_lost_from_the_pipeline(recipe: Recipe, tmp_path: Path) -> None:
+    ir, _ = compiled(recipe, tmp_path)
+    shards = {"curate_shard", "shards"}
+    expected = {n.name for n in build_graph(recipe) if n.stage != "curate_shard"} | shards
+    assert set(tasks(ir)) == expected
+
+
+def test_two_tasks_never_share_a_cache_key(tmp_path: Path) -> None:
+    recipe = full_recipe()
+    keys = node_keys(recipe, "")
+    ir, _ = compiled(recipe, tmp_path, keys)
+    given = {name: t["cachingOptions"]["cacheKey"] for name, t in tasks(ir).items() if t.get("cachingOptions", {}).get("cacheKey")}
+    assert given == {name: key for name, key in keys.items() if not name.startswith("curate_shard")}
+    assert len(set(given.values())) == len(given)
+    assert not tasks(ir)["curate_shard"].get("cachingOptions", {}).get("enableCache"), "one key for all shards would give all one output"
+
+
+def test_without_keys_kfp_caches_nothing(tmp_path: Path) -> None:
+    ir, _ = compiled(minimal_recipe(), tmp_path)
+    assert not [t for t in tasks(ir).values() if t.get("cachingOptions", {}).get("enableCache")]
+
+
+def test_inputs_are_wired_as_the_graph_says(tmp_path: Path) -> None:
+    recipe = full_recipe()
+    ir, _ = compiled(recipe, tmp_path)
+    by_id = {i: t["taskInfo"]["name"] for dag in dags(ir) for i, t in dag["tasks"].items()}
+    for node in build_graph(recipe):
+        if node.stage in {"curate_shard", "curate"}:
+            continue
+        artifacts = tasks(ir)[node.name].get("inputs", {}).get("artifacts", {})
+        wired = {name: by_id[a["taskOutputArtifact"]["producerTask"]] for name, a in artifacts.items()}
+        assert wired == node.inputs, node.name
+    collected = tasks(ir)["curate"]["inputs"]["artifacts"]["parts"]["taskOutputArtifact"]["producerTask"]
+    assert by_id[collected] == "shards"
+
+
+def test_gpu_limits_selectors_and_tolerations_follow_the_pool(tmp_path: Path) -> None:
+    recipe = full_recipe(resources={"train": POOL, "image_train": "r/train-python:abc", "image_data": "r/data-python:abc"})
+    ir, platform = compiled(recipe, tmp_path)
+    for node in build_graph(recipe):
+        name = executor_of(ir, tasks(ir)["curate_shard" if node.stage == "curate_shard" else node.name])
+        container = ir["deploymentSpec"]["executors"][name]["container"]
+        assert container["image"] == ("r/data-python:abc" if node.pool == "data" else "r/train-python:abc")
+        accelerator = container["resources"].get("accelerator")
+        if node.pool != "train":
+            assert accelerator is None and "tolerations" not in platform[name]
+            continue
+        assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("nvidia.com/gpu", "2")
+        assert container["resources"]["resourceMemoryLimit"] == "16G" and container["resources"]["resourceCpuLimit"] == "4"
+        assert platform[name]["nodeSelector"]["labels"] == {"pool": "gpu"}
+        assert [t["key"] for t in platform[name]["tolerations"]] == ["nvidia.com/gpu", "team"]
+        assert platform[name]["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
+
+
+def test_a_task_without_the_store_s_address_or_its_checkpoints_is_never_made(tmp_path: Path) -> None:
+    recipe = full_recipe(data={"videos": "/clips"})
+    ir, platform = compiled(recipe, tmp_path)
+    assert set(platform) == set(ir["deploymentSpec"]["executors"])
+    for name, executor in platform.items():
+        assert {s["secretName"] for s in executor["secretAsEnv"]} == {"mugv-store"}, name
+        assert {c["configMapName"] for c in executor["configMapAsEnv"]} == {"mugv-store", "mugv-mlflow"}
+        mounts = {m["mountPath"]: m["constant"] for m in executor["pvcMount"]}
+        assert mounts["/mugv"] == "mugv-state"
+        given = {k["envVar"] for source in executor["secretAsEnv"] + executor["configMapAsEnv"] for k in source["keyToEnv"]}
+        assert {"MUGV_STATE", "MUGV_STORE", "MUGV_S3_SECRET_KEY", "MLFLOW_TRACKING_URI"} <= given
+        assert [f["name"] for f in executor["fieldPathAsEnv"]] == ["MUGV_RUN"]
+        container = ir["deploymentSpec"]["executors"][name]["container"]
+        assert not container.get("env"), "a plain variable would also move the state of a local run to the cluster's path"
+    assert platform[executor_of(ir, tasks(ir)["scan"])]["pvcMount"][-1]["mountPath"] == "/clips"
+
+
+def test_the_recipe_travels_whole_as_a_parameter(tmp_path: Path) -> None:
+    recipe = full_recipe()
+    ir, _ = compiled(recipe, tmp_path)
+    default = ir["root"]["inputDefinitions"]["parameters"]["recipe"]["defaultValue"]
+    assert recipe_from_json(default) == recipe
+    assert json.loads(default)["register"]["model"] == "mugv"
+
+
+def test_failed_tasks_are_retried_on_a_cluster_only(tmp_path: Path) -> None:
+    from pipelines.train import build_pipeline
+
+    ir, _ = compiled(minimal_recipe(), tmp_path)
+    assert tasks(ir)["train_vae"]["retryPolicy"]["maxRetryCount"] == 3
+    local = build_pipeline(minimal_recipe()).pipeline_spec
+    assert not [t for t in local.root.dag.tasks.values() if t.retry_policy.max_retry_count], "a user's mistake would be tried again"
+
+
+def test_the_data_pipeline_stops_at_the_clip_set(tmp_path: Path) -> None:
+    ir, _ = compiled(full_recipe(), tmp_path, kind="data")
+    assert set(tasks(ir)) == {"footage", "scan", "shards", "curate_shard", "curate"}
+
+
+def test_retraining_trains_only_behind_the_decision(tmp_path: Path) -> None:
+    ir, _ = compiled(full_recipe(), tmp_path, kind="retrain")
+    assert set(ir["root"]["dag"]["tasks"]) == {"resolve-data", "condition-1"}
+    condition = ir["root"]["dag"]["tasks"]["condition-1"]["triggerPolicy"]["condition"]
+    assert "changed" in condition and "decision" in condition
+    assert {"register", "pretrain-1", "align-1"} <= set(tasks(ir))
+    for task in tasks(ir).values():
+        assert not task.get("cachingOptions", {}).get("cacheKey"), "a key fixed today would hide tomorrow's data"
+
+
+def test_a_pipeline_is_not_written_over_something_that_is_not_yaml(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"must end in \.yaml"):
+        compile_pipeline(minimal_recipe(), tmp_path / "pipeline.json")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        compile_pipeline(minimal_recipe(), tmp_path / "file" / "pipeline.yaml")
+
+
+def test_the_recipe_of_the_laptop_compiles(tmp_path: Path) -> None:
+    path = ROOT / "configs" / "tiny.yaml"
+    if not path.is_file():
+        pytest.skip("configs/tiny.yaml is not there yet")
+    recipe = load_recipe(path)
+    keys = node_keys(recipe, "")
+    ir, _ = compiled(recipe, tmp_path, keys)
+    assert tasks(ir)["register"]["cachingOptions"]["cacheKey"] == keys["register"]
+    assert not [e for e in ir["deploymentSpec"]["executors"].values() if e["container"]["resources"].get("accelerator")]
