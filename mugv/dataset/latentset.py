@@ -76,11 +76,8 @@ def write_latent_set(
     for size, tensor in latents.items():
         save_file({"latents": tensor.contiguous()}, folder / latent_file(size))
     offsets = np.cumsum([0] + [len(e) for e in embeddings])
-    text = {
-        "embeddings": torch.from_numpy(np.concatenate(embeddings)),
-        "offsets": torch.from_numpy(offsets),
-        "null": torch.from_numpy(null),
-    }
+    arrays = {"embeddings": np.concatenate(embeddings), "offsets": offsets, "null": null}
+    text = {name: torch.from_numpy(array) for name, array in arrays.items()}
     save_file(text, folder / "text.safetensors")
     files = sorted(p.name for p in folder.iterdir() if p.name != "set.json")
     digests = {name: _digest(folder / name) for name in files}

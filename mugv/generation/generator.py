@@ -17,7 +17,7 @@ from torch import Tensor
 from mugv.dataset.latentset import LatentNorm, pad_text
 from mugv.dit.model import MugDiT
 from mugv.errors import UserError
-from mugv.flow.sampler import sample_euler
+from mugv.flow.sampler import Velocity, sample_euler
 from mugv.media.resize import resize_crop
 from mugv.recipe.models import DiTModel, TextEncoder
 from mugv.recipe.schema import Flow, Parallel
@@ -131,9 +131,7 @@ class Generator:
             pixels[:, 0] = np.stack([resize_crop(f[None], *pixels.shape[2:4])[0] for f in first_frames])
         return pixels
 
-    def _velocity(
-        self, prompts: Sequence[str], noised_BT: Tensor, guidance: float
-    ) -> Callable[[Tensor, float], tuple[Tensor, Tensor | None]]:
+    def _velocity(self, prompts: Sequence[str], noised_BT: Tensor, guidance: float) -> Velocity:
         """Both guidance branches in one network call; text is encoded once."""
         texts = [torch.from_numpy(t) for t in self.encoder.encode(list(prompts))]
         branches = 1 if guidance == 1.0 else 2
