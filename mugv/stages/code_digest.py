@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_FOLLOWED = ("mugv.cli", "mugv.platform", "mugv.store", "mugv.recipe", "mugv.errors", "mugv.stages.base")
+MACHINERY = tuple(f"mugv.stages.{name}" for name in ("base", "code_digest", "execute", "graph", "progress"))
+NOT_FOLLOWED = ("mugv.cli", "mugv.platform", "mugv.store", "mugv.recipe", "mugv.errors", *MACHINERY)
 _FROM = re.compile(r"^[ \t]*from[ \t]+(mugv[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]*)", re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*import[ \t]+(mugv[\w.]*)", re.MULTILINE)
 _STRING = re.compile(r"""["'](mugv(?:\.\w+)+)["']""")

@@ -1,0 +1,74 @@
+"""Where a model came from: model -> run -> stages -> checkpoints -> latent set -> clip set -> data -> git commit and recipe."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from mugv.platform.registry import Version
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def git_state(root: Path = ROOT) -> dict[str, Any]:
+    """{"commit": id or "", "dirty": tracked files differ}. Outside of a repository, MUGV_GIT_COMMIT (set by image builds) counts."""
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": os.environ.get("MUGV_GIT_COMMIT", ""), "dirty": False}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+
+def lineage_tree(version: Version, lineage: dict[str, Any], aliases: list[str]) -> Tree:
+    """A rich tree of what `register` wrote, from the model down to the data."""
+    from rich.tree import Tree
+
+    named = f"[bold]{version.name}[/bold] version {version.version}"
+    top = Tree(named + (f" [green]({', '.join(aliases)})[/green]" if aliases else ""))
+    run = top.add(f"run {lineage['run']}  [dim]MLflow {lineage['mlflow_run'] or '(none)'}[/dim]")
+    git = lineage["git"]
+    run.add(f"git commit {git['commit'] or 'unknown'}{' + uncommitted changes' if git['dirty'] else ''}")
+    run.add(f"recipe {lineage['recipe']['name']}  [dim]sha256 {lineage['recipe']['digest']}[/dim]")
+    nodes: dict[str, Any] = lineage["nodes"]
+    _add(run, "register", nodes, lineage["data"], set())
+    return top
+
+
+def _add(tree: Tree, name: str, nodes: dict[str, Any], data: dict[str, Any], seen: set[str]) -> None:
+    node = nodes[name]
+    line = f"{name}  [dim]key {node['key'][:12]}[/dim]"
+    if node.get("digest"):
+        line += f"  [dim]digest {node['digest'][:12]}[/dim]  {node['uri']}"
+    if name in seen:
+        tree.add(f"{name}  [dim](above)[/dim]")
+        return
+    seen.add(name)
+    branch = tree.add(line)
+    for source in _in_story_order(node["inputs"].values()):
+        _add(branch, source, nodes, data, seen)
+    if name in ("footage", "scan") and not node["inputs"]:
+        branch.add(describe_data(data))
+
+
+def _in_story_order(sources: Any) -> list[str]:
+    """Checkpoints first, then latents, VAE and clips: each output is shown under the first that used it."""
+    order = ["align", "candidates", "sft", "pretrain", "evaluate", "encode", "train_vae", "curate"]
+    names = sorted(set(sources))
+    return sorted(names, key=lambda n: next((i for i, stage in enumerate(order) if n.startswith(stage)), len(order)))
+
+
+def describe_data(data: dict[str, Any]) -> str:
+    """One line: sample footage, or the videos with their digest and DVC revision."""
+    if data["videos"] is None:
+        return "data: sample footage (made from the recipe)"
+    revision = f", DVC revision {data['dvc_revision']}" if data["dvc_revision"] else ""
+    return f"data: {data['videos']}  [dim]sha256 {data['digest']}[/dim]{revision}"

@@ -1,0 +1,129 @@
+"""Stage `register`: a model version with its metrics and lineage, and the gate that decides whether it becomes `champion`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mugv.errors import StoreError, UserError
+from mugv.recipe import digest
+from mugv.stages.base import StageContext
+from mugv.stages.execute import RunEnvironment, output_prefix
+from mugv.stages.graph import build_graph, node_keys
+
+if TYPE_CHECKING:
+    from mugv.platform.registry import GateDecision, Registry, Version
+
+
+def run(ctx: StageContext) -> dict[str, float]:
+    """Inputs: evaluate, checkpoint, vae, latents, clips. Output: registered.json."""
+    from mlflow.exceptions import MlflowException
+
+    environment = RunEnvironment.from_env()
+    evaluation = json.loads((ctx.inputs["evaluate"] / "metrics.json").read_text())
+    lineage = describe_lineage(ctx, environment)
+    try:
+        result = _register(ctx, environment, lineage, evaluation)
+    except (MlflowException, ConnectionError) as error:
+        reason = str(error).splitlines()[0][:200]
+        where = _tracking(environment).uri
+        raise StoreError(
+            f"MLflow {where}: the version cannot be registered ({reason}); all else is kept, run again when it answers"
+        ) from error
+    (ctx.out / "registered.json").write_text(json.dumps(result, indent=1) + "\n")
+    return {"version": float(result["version"]), "champion": float(result["champion"])}
+
+
+def _register(ctx: StageContext, environment: RunEnvironment, lineage: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
+    from mugv.platform.registry import Registry, decide, log_version
+
+    tracking = _tracking(environment)
+    name, gate = ctx.recipe.register_.model, ctx.recipe.register_.gate
+    metrics = numbers(evaluation)
+    registry = Registry(tracking.uri)
+    # A run that died after registering must not register twice.
+    key = lineage["nodes"]["register"]["key"]
+    version = next((v for v in registry.versions(name) if v.keys.get("register") == key), None)
+    if version is None:
+        artifacts = {"checkpoint": ctx.inputs["checkpoint"], "vae": ctx.inputs["vae"]}
+        version = log_version(tracking.uri, tracking.experiment, lineage["mlflow_run"], name, artifacts, lineage, metrics)
+        registry.tag(version, _tags(lineage, metrics))
+    champion = registry.champion(name)
+    decision = decide(gate, metrics, champion, unmeasured=str(evaluation.get("judge_reason", "")))
+    return _announce(registry, version, champion, decision, metrics)
+
+
+def _announce(
+    registry: Registry, version: Version, champion: Version | None, decision: GateDecision, metrics: dict[str, float]
+) -> dict[str, Any]:
+    registry.tag(version, {"mugv.gate": "passed" if decision.champion else "held back", "mugv.gate.reasons": "; ".join(decision.reasons)})
+    if decision.champion:
+        registry.promote(version.name, version.version, "passed the gate: " + "; ".join(decision.reasons))
+    return {
+        "model": version.name,
+        "version": version.version,
+        "uri": f"models:/{version.name}/{version.version}",
+        "champion": decision.champion,
+        "reasons": list(decision.reasons),
+        "previous_champion": champion.version if champion else None,
+        "metrics": metrics,
+    }
+
+
+def numbers(evaluation: dict[str, Any]) -> dict[str, float]:
+    """The metrics of metrics.json: its numeric entries, or those under `metrics`."""
+    flat = evaluation.get("metrics", evaluation)
+    if not isinstance(flat, dict):
+        raise UserError("metrics.json: `metrics` must be a mapping of names to numbers")
+    return {k: float(v) for k, v in flat.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+
+
+def describe_lineage(ctx: StageContext, environment: RunEnvironment) -> dict[str, Any]:
+    """Everything that `mugv lineage` shows: run, code, recipe, data, and each node with key, digest, place and inputs."""
+    from mugv.platform.lineage import git_state
+
+    recipe, data_digest = ctx.recipe, environment.data_digest or ""
+    keys = node_keys(recipe, data_digest)
+    store = environment.open_store()
+    nodes: dict[str, Any] = {}
+    for node in build_graph(recipe):
+        found = store.find(output_prefix(node, keys[node.name]))
+        place = {"uri": found.uri, "digest": found.digest} if found else {}
+        nodes[node.name] = {"stage": node.stage, "key": keys[node.name], "inputs": node.inputs, **place}
+    return {
+        "run": environment.run,
+        "mlflow_run": environment.parent,
+        "git": git_state(),
+        "recipe": {"name": recipe.name, "digest": digest(recipe)},
+        "data": {"videos": recipe.data.videos, "digest": data_digest, "dvc_revision": recipe.data.dvc_revision},
+        "nodes": nodes,
+    }
+
+
+def _tags(lineage: dict[str, Any], metrics: dict[str, float]) -> dict[str, str]:
+    from mugv.platform.registry import KEY, METRIC
+
+    nodes = lineage["nodes"]
+    sources = nodes["register"]["inputs"]
+    tags = {
+        "mugv.run": lineage["run"],
+        "mugv.mlflow_run": lineage["mlflow_run"],
+        "mugv.git.commit": lineage["git"]["commit"],
+        "mugv.git.dirty": str(lineage["git"]["dirty"]).lower(),
+        "mugv.recipe": lineage["recipe"]["digest"],
+        "mugv.data": lineage["data"]["digest"] or "sample footage",
+        "mugv.dvc_revision": lineage["data"]["dvc_revision"] or "",
+        **{f"mugv.digest.{name}": nodes[source].get("digest", "") for name, source in sources.items()},
+        **{KEY + name: node["key"] for name, node in nodes.items()},
+        **{METRIC + name: repr(value) for name, value in metrics.items()},
+    }
+    return {name: value for name, value in tags.items() if value}
+
+
+def _tracking(environment: RunEnvironment) -> Any:
+    from mugv.platform.tracking import Tracking
+
+    if environment.tracking_uri:
+        return Tracking(environment.tracking_uri, environment.experiment)
+    return Tracking.of_state(Path(environment.state))

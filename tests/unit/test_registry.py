@@ -1,0 +1,137 @@
+"""The gate, the champion and its history, on a real MLflow database with small registered versions."""
+
+from pathlib import Path
+
+import pytest
+from recipes import small_recipe
+
+from mugv.errors import UserError
+from mugv.platform.registry import Registry, Version, decide, log_version
+from mugv.platform.tracking import Tracking
+from mugv.recipe.schema import Gate
+
+GATE = Gate(minimum={"colour": 0.9, "shape": 0.7}, compare="all")
+GOOD = {"colour": 0.95, "shape": 0.8, "all": 0.6}
+
+
+def champion_with(**metrics: float) -> Version:
+    return Version("m", "7", "r", {f"metric.{k}": repr(v) for k, v in metrics.items()}, "")
+
+
+def test_first_version_that_meets_the_thresholds_becomes_champion() -> None:
+    assert decide(GATE, GOOD, None).champion
+
+
+@pytest.mark.parametrize(
+    ("metrics", "champion", "reason"),
+    [
+        ({**GOOD, "colour": 0.89}, None, "colour 0.89 is under 0.9"),
+        ({"colour": 0.95, "all": 0.6}, None, "shape was not measured (no judge for this footage); at least 0.7 is asked"),
+        (GOOD, champion_with(all=0.6), "all 0.6 is not above champion 7's 0.6"),
+        ({"colour": 0.95, "shape": 0.8}, champion_with(all=0.6), "all was not measured, so it cannot be compared with champion 7"),
+        ({**GOOD, "colour": float("nan")}, None, "colour nan is under 0.9"),
+    ],
+)
+def test_gate_holds_a_version_back_and_says_why(metrics: dict[str, float], champion: Version | None, reason: str) -> None:
+    decision = decide(GATE, metrics, champion, unmeasured="no judge for this footage")
+    assert not decision.champion
+    assert decision.reasons == (reason,)
+
+
+def test_better_version_passes_and_names_what_it_beat() -> None:
+    decision = decide(GATE, GOOD, champion_with(all=0.5))
+    assert decision.champion
+    assert "all 0.6 is above champion 7's 0.5" in decision.reasons
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
+    state = tmp_path_factory.mktemp("state")
+    return Tracking(f"sqlite:///{state / 'mlflow.db'}", artifacts=state / "mlartifacts")
+
+
+@pytest.fixture(scope="module")
+def three_versions(tracking: Tracking, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    folder = tmp_path_factory.mktemp("artifacts")
+    for name in ("checkpoint", "vae"):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text("{}")
+    for accuracy in (0.5, 0.6, 0.7):
+        artifacts = {"checkpoint": folder / "checkpoint", "vae": folder / "vae"}
+        version = log_version(tracking.uri, tracking.experiment, "", "mugv", artifacts, {"run": "r"}, {"all": accuracy})
+        Registry(tracking.uri).tag(version, {"metric.all": repr(accuracy)})
+    return Registry(tracking.uri)
+
+
+def test_registered_version_carries_its_files_lineage_and_metrics(three_versions: Registry) -> None:
+    version = three_versions.resolve("models:/mugv/2")
+    assert version.metrics == {"all": 0.6}
+    assert three_versions.lineage(version) == {"run": "r"}
+    folder = three_versions.download(version)
+    assert (folder / "artifacts" / "checkpoint" / "config.json").is_file()
+    assert (folder / "artifacts" / "vae" / "config.json").is_file()
+
+
+def test_rollback_returns_to_the_champion_before(three_versions: Registry) -> None:
+    for number in ("1", "3", "3", "2"):
+        three_versions.promote("mugv", number, "test")
+    assert three_versions.history("mugv") == ["1", "3", "2"]
+    assert three_versions.resolve("models:/mugv@champion").version == "2"
+    for expected in ("3", "1"):
+        _, back = three_versions.rollback("mugv")
+        champion = three_versions.champion("mugv")
+        assert champion is not None
+        assert back.version == champion.version == expected
+    with pytest.raises(UserError, match="no earlier champion to go back to"):
+        three_versions.rollback("mugv")
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("models:/mugv/9", "model mugv: no version '9'; there are versions 3, 2, 1"),
+        ("models:/none/1", "model none: no version '1'; it has no versions yet"),
+        ("models:/mugv@best", "model mugv: no version has the alias 'best'"),
+        ("mugv@champion", "expected models:/NAME@champion or models:/NAME/VERSION"),
+        ("models:/mugv", "expected models:/NAME@champion or models:/NAME/VERSION"),
+    ],
+)
+def test_wrong_model_names_get_one_line_with_what_would_be_right(three_versions: Registry, uri: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        three_versions.resolve(uri)
+    assert message in str(caught.value)
+
+
+def test_model_without_a_champion_is_no_error(tracking: Tracking, three_versions: Registry) -> None:
+    assert three_versions.champion("never-registered") is None
+
+
+def test_register_stage_does_not_register_twice_after_a_kill(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+
+    from mugv.stages import register
+    from mugv.stages.base import StageContext
+    from mugv.stages.execute import RunEnvironment
+    from mugv.store.base import Ref
+
+    recipe = small_recipe(tmp_path, "register.model=twice", "register.gate.minimum={t2v_seen_all: 0.5}")
+    environment = RunEnvironment(tmp_path / "s", str(tmp_path / "s" / "store"), "run1", tracking.uri, tracking.experiment, "", "")
+    for name, value in environment.to_env().items():
+        monkeypatch.setenv(name, value)
+    inputs = {name: tmp_path / name for name in ("evaluate", "checkpoint", "vae", "latents", "clips")}
+    for folder in inputs.values():
+        folder.mkdir()
+        (folder / "metrics.json").write_text(json.dumps({"t2v_seen_all": 0.6, "judge_reason": ""}))
+    refs = {name: Ref("file:///x", "k", "d") for name in inputs}
+    for attempt in ("first", "second"):
+        out = tmp_path / attempt
+        out.mkdir()
+        metrics = register.run(StageContext(recipe, "register", 0, inputs, refs, out, tmp_path))
+        assert metrics == {"version": 1.0, "champion": 1.0}
+    registry = Registry(tracking.uri)
+    assert len(registry.versions("twice")) == 1
+    lineage = registry.lineage(registry.resolve("models:/twice@champion"))
+    assert lineage["run"] == "run1"
+    assert lineage["nodes"]["encode"]["inputs"] == {"clips": "curate", "vae": "train_vae"}
+    written = json.loads((tmp_path / "second" / "registered.json").read_text())
+    assert (written["uri"], written["champion"]) == ("models:/twice/1", True)
