@@ -200,7 +200,6 @@ def log_version(
     import mlflow
 
     from mugv import __version__
-    from mugv.platform.video_model import VideoModel
 
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
@@ -211,11 +210,10 @@ def log_version(
         mlflow.log_dict(dict(lineage), LINEAGE_FILE)
         info = mlflow.pyfunc.log_model(
             name="generator",
-            python_model=VideoModel(),
+            python_model=str(Path(__file__).with_name("video_model.py")),
             artifacts={key: str(path) for key, path in artifacts.items()},
             pip_requirements=[f"mugv=={__version__}"],
             registered_model_name=name,
-            input_example=None,
         )
         mlflow.log_metrics(dict(metrics), model_id=info.model_id)
     registry = Registry(uri)

@@ -1,4 +1,7 @@
-"""The registered model: an MLflow pyfunc that takes prompts (with a first frame) and returns MP4 files as base64 text."""
+"""The registered model: an MLflow pyfunc that takes prompts (with a first frame) and returns MP4 files as base64 text.
+
+MLflow keeps this file with each version and runs it on loading, so a version holds no pickled object.
+"""
 
 from __future__ import annotations
 
@@ -69,3 +72,6 @@ def video_bytes(clip: np.ndarray, fps: float) -> bytes:
         path = Path(folder) / "clip.mp4"
         write_video(path, clip, fps)
         return path.read_bytes()
+
+
+mlflow.models.set_model(VideoModel())

@@ -16,6 +16,7 @@ from mugv.recipe import Recipe
 from mugv.stages.code_digest import code_digest
 
 Pool = Literal["data", "vae", "train"]
+REGISTRY_CODE = ("mugv.platform.registry", "mugv.platform.video_model")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def build_graph(recipe: Recipe) -> list[Node]:
     checkpoint = nodes[-1].name
     latest = {"clips": "curate", "vae": "train_vae", "latents": "encode", "checkpoint": checkpoint}
     nodes.append(_node("evaluate", latest, ("evaluate", "seed"), "train"))
-    registered = _node("register", {"evaluate": "evaluate", **latest}, ("register",), "data", code=("mugv.platform.registry",))
+    registered = _node("register", {"evaluate": "evaluate", **latest}, ("register",), "data", code=REGISTRY_CODE)
     return [*nodes, registered]
 
 
