@@ -1,0 +1,1 @@
+"""Raw video to clips: sources and captions, shots, scores, filters, duplicates, split."""

@@ -1,0 +1,64 @@
+"""One row a clip, kept or rejected: the manifest's schema, and its parquet file. Needs pyarrow only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+@dataclass(frozen=True)
+class ClipRow:
+    """A clip and everything measured on it. A source that cannot be used is one rejected row of its own."""
+
+    clip_id: str
+    source: str
+    """Name relative to the folder of videos, with forward slashes."""
+    source_digest: str
+    start_frame: int = 0
+    """First frame in the source's own numbering."""
+    end_frame: int = 0
+    """One past the last frame."""
+    start_seconds: float = 0.0
+    end_seconds: float = 0.0
+    width: int = 0
+    """Of the stored clip, pixels."""
+    height: int = 0
+    fps: float = 0.0
+    frames: int = 0
+    sharpness: float = 0.0
+    """See mugv.curation.scores.sharpness."""
+    motion: float = 0.0
+    """See mugv.curation.scores.motion."""
+    hash: str = ""
+    """Hex; see mugv.curation.hashing."""
+    score: float = 0.0
+    """Composite, 0 to 1 over the kept clips; 0 when rejected."""
+    caption: str = ""
+    caption_source: str = ""
+    split: str = ""
+    """train | validation, empty when rejected."""
+    status: str = "rejected"
+    """kept | rejected"""
+    reason: str = ""
+    detail: str = ""
+    shard: str = ""
+    """File that holds the clip, relative to the clip set."""
+    digest: str = ""
+    """SHA-256 of the stored clip's bytes."""
+
+
+_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+SCHEMA = pa.schema([(f.name, _TYPES[str(f.type)]) for f in fields(ClipRow)])
+
+
+def write_rows(path: Path, rows: Iterable[ClipRow]) -> None:
+    """Equal rows give equal bytes."""
+    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA), path)
+
+
+def read_rows(path: Path) -> list[ClipRow]:
+    return [ClipRow(**row) for row in pq.read_table(path).to_pylist()]
