@@ -19,6 +19,9 @@ from mugv.errors import UserError
 FINISHED = frozenset({"ran", "resumed", "hit", "not needed"})
 """Statuses of a stage that ended well. The others: running, failed, interrupted, killed."""
 
+ERROR_MARK = "mugv-error: "
+"""Starts the line by which a stage's process says in one line why it stopped, when its record may not be writable."""
+
 
 def new_run_id() -> str:
     """Sortable by time, unique: `20261122-155544-3fa1`."""
@@ -95,6 +98,15 @@ def all_runs(state: Path) -> Iterator[RunRecord]:
     for folder in sorted((state / "runs").glob("*"), reverse=True):
         if (folder / "run.json").is_file():
             yield RunRecord(folder)
+
+
+def made_by(state: Path, key: str) -> dict[str, Any]:
+    """The record of the stage that made the output of a cache key; {} when no run of this state folder did."""
+    for run in all_runs(state):
+        for stage in run.stages():
+            if stage.get("key") == key and stage["status"] in ("ran", "resumed"):
+                return stage
+    return {}
 
 
 def find_run(state: Path, run: str) -> RunRecord:

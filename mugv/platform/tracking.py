@@ -124,7 +124,7 @@ class Forwarder:
                 Forwarder(self.tracking, earlier).send()
                 earlier.update(tracked=True)
             self.older = None
-        parent = self.parent or self._parent()
+        parent = self.parent or self.start_parent()
         for stage in self.record.stages():
             if self.only in (None, stage["node"]):
                 _StageSender(self.tracking, self.record, parent, stage).send()
@@ -132,7 +132,7 @@ class Forwarder:
         if not self.only and run.get("ended") and not self._sent().get("ended"):
             self._end_parent(parent, run)
 
-    def _parent(self) -> str:
+    def start_parent(self) -> str:
         """The MLflow run of the whole run, made at the first success."""
         run, sent = self.record.read(), self._sent()
         if "run_id" not in sent:

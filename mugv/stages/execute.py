@@ -22,15 +22,12 @@ from typing import Any
 
 from mugv.errors import StoreError, UserError
 from mugv.platform.lock import file_lock
-from mugv.platform.records import RunRecord, write_json
+from mugv.platform.records import ERROR_MARK, RunRecord, write_json
 from mugv.recipe import Recipe, recipe_from_json
 from mugv.stages.base import StageContext
 from mugv.stages.graph import Node, build_graph, needed_nodes, node_keys
 from mugv.stages.progress import ProgressWriter
 from mugv.store import Ref, Store, explained, open_store
-
-ERROR_MARK = "mugv-error: "
-"""Starts the line on standard output that carries a stage's one-line error to whoever started the process."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +246,7 @@ def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, s
     entered = time.time()
     environment = RunEnvironment.from_env()
     signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
     try:
         recipe = recipe_from_json(recipe_json)
         manifests = {name: json.loads(Path(path).read_text()) for name, path in inputs.items()}
@@ -273,6 +271,9 @@ def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, s
 
 
 def _stop(number: int, frame: object) -> None:
+    """End the stage once: a second signal must not interrupt the writing of its record."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 

@@ -1,0 +1,74 @@
+"""`mugv compile`, `mugv submit`, `mugv schedule`: the same pipeline on a Kubeflow cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mugv.cli.common import CaptionsOption, EndpointOption, RecipeOption, SetOption, VideosOption, read_recipe
+
+if TYPE_CHECKING:
+    from mugv.recipe import Recipe
+
+
+def compile_(
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, .yaml.")] = Path("pipeline.yaml"),
+    recipe: RecipeOption = None,
+    changes: SetOption = None,
+    videos: VideosOption = None,
+    captions: CaptionsOption = None,
+    pipeline: Annotated[str, typer.Option(help="train, data or retrain.")] = "train",
+) -> None:
+    """Write the pipeline as KFP intermediate representation."""
+    from mugv.platform.kfp_client import compile_pipeline
+
+    resolved = read_recipe(recipe, changes, videos, captions)
+    written = compile_pipeline(resolved, output, _keys(resolved, pipeline), kind=_kind(pipeline))
+    typer.echo(f"wrote {written}")
+
+
+def submit(
+    recipe: RecipeOption = None,
+    changes: SetOption = None,
+    endpoint: EndpointOption = None,
+    pipeline: Annotated[str, typer.Option(help="train, data or retrain.")] = "train",
+) -> None:
+    """Start the pipeline once on a cluster."""
+    from mugv.platform.kfp_client import submit as send
+
+    resolved = read_recipe(recipe, changes)
+    typer.echo(f"run {send(resolved, endpoint, _keys(resolved, pipeline), kind=_kind(pipeline))}")
+
+
+def schedule(
+    cron: Annotated[str, typer.Option(help='Six fields, seconds first: "0 0 3 * * *" is every day at 3:00.')],
+    recipe: RecipeOption = None,
+    changes: SetOption = None,
+    endpoint: EndpointOption = None,
+    pipeline: Annotated[str, typer.Option(help="train, data or retrain.")] = "retrain",
+) -> None:
+    """Run the pipeline by the clock on a cluster."""
+    from mugv.platform.kfp_client import schedule as send
+
+    typer.echo(f"recurring run {send(read_recipe(recipe, changes), endpoint, cron, kind=_kind(pipeline))}")
+
+
+def _kind(name: str):  # type: ignore[no-untyped-def]
+    from mugv.errors import UserError
+
+    if name not in ("train", "data", "retrain"):
+        raise UserError(f"--pipeline {name}: not known; use train, data or retrain")
+    return name
+
+
+def _keys(recipe: Recipe, kind: str) -> dict[str, str] | None:
+    """Cache keys for KFP, when the data can be read from here; otherwise the store on the cluster decides alone."""
+    from mugv.stages.execute import resolve_data_digest
+    from mugv.stages.graph import node_keys
+
+    videos = recipe.data.videos
+    if kind == "retrain" or (videos is not None and not Path(videos).is_dir()):
+        return None
+    return node_keys(recipe, resolve_data_digest(recipe))

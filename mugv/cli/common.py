@@ -1,0 +1,77 @@
+"""What the commands share: options, one-line errors, the recipe and the state folder. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
+
+import typer
+
+from mugv.errors import UserError
+
+if TYPE_CHECKING:
+    from mugv.recipe import Recipe
+
+P = ParamSpec("P")
+R = TypeVar("R")
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULT_RECIPE = ROOT / "configs" / "tiny.yaml"
+
+RecipeOption = Annotated[Path | None, typer.Option("--recipe", help="Recipe file (default: the embedded configs/tiny.yaml).")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated.")]
+VideosOption = Annotated[Path | None, typer.Option("--videos", help="Folder with video files (default: sample footage is made).")]
+CaptionsOption = Annotated[Path | None, typer.Option("--captions", help="captions.jsonl for the videos.")]
+StateOption = Annotated[
+    Path | None, typer.Option("--state", help="Where runs, outputs and tracking are kept (default .mugv, or MUGV_STATE).")
+]
+EndpointOption = Annotated[str | None, typer.Option("--endpoint", help="Address of the KFP API (default: KFP_ENDPOINT).")]
+
+
+def one_line_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """A user's mistake ends the command with one line and exit code 2."""
+
+    @functools.wraps(function)
+    def command(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            message = " ".join(str(error).split())
+            typer.echo(f"error: {message}", err=True)
+            raise typer.Exit(2) from None
+
+    return command
+
+
+def state_folder(given: Path | None) -> Path:
+    return (given or Path(os.environ.get("MUGV_STATE", ".mugv"))).absolute()
+
+
+def existing_state(given: Path | None) -> Path:
+    """The state folder of commands that only look. Raises UserError when there is none."""
+    state = state_folder(given)
+    if not state.is_dir():
+        raise UserError(f"state folder {state}: does not exist; `mugv run` makes it, or give another one with --state")
+    return state
+
+
+def read_recipe(recipe: Path | None, changes: list[str] | None, videos: Path | None = None, captions: Path | None = None) -> Recipe:
+    """The recipe with `--set`, `--videos` and `--captions` applied."""
+    from mugv.recipe import load_recipe
+
+    given = list(changes or [])
+    if videos is not None:
+        if not videos.is_dir():
+            raise UserError(f"--videos {videos}: not a folder; give the folder that holds the video files")
+        given.append(f"data.videos={_yaml_text(videos.absolute())}")
+    if captions is not None:
+        if not captions.is_file():
+            raise UserError(f"--captions {captions}: no such file; give a captions.jsonl")
+        given.append(f"data.captions={_yaml_text(captions.absolute())}")
+    return load_recipe(recipe or DEFAULT_RECIPE, given)
+
+
+def _yaml_text(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"

@@ -1,0 +1,78 @@
+"""`mugv runs`, `mugv show`, `mugv ui`: what ran, what it cost, where its outputs are."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mugv.cli.common import StateOption, existing_state, state_folder
+
+
+def runs(state: StateOption = None, limit: Annotated[int, typer.Option(help="How many, newest first.")] = 20) -> None:
+    """The runs of a state folder."""
+    from itertools import islice
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from mugv.platform.records import all_runs
+
+    table = Table("run", "recipe", "data", "status", "seconds", "stages", "hits", box=None, pad_edge=False)
+    for record in islice(all_runs(existing_state(state)), limit):
+        run, stages = record.read(), record.stages()
+        hits = sum(stage["status"] in ("hit", "not needed") for stage in stages)
+        seconds = f"{run['ended'] - run['started']:.0f}" if "ended" in run else ""
+        table.add_row(record.run, run["name"], str(run["videos"] or "sample footage"), run["status"], seconds, str(len(stages)), str(hits))
+    Console().print(table)
+
+
+def show(run: Annotated[str, typer.Argument(help="Run id, the start of one, or latest.")] = "latest", state: StateOption = None) -> None:
+    """One run: stages, cost, outputs, the judge's table."""
+    from rich.console import Console
+
+    from mugv.cli.summary import print_judge, print_result, print_stages
+    from mugv.platform.records import find_run
+
+    record = find_run(existing_state(state), run)
+    described = record.read()
+    console = Console(highlight=False, soft_wrap=True)
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(described["started"]))
+    git = described["git"]
+    console.print(f"run {record.run}  recipe {described['name']}  started {started}  {described['status']}", markup=False)
+    console.print(
+        f"data {described['videos'] or 'sample footage'}  recipe {described['recipe_digest'][:12]}  commit {git['commit'][:12]}",
+        markup=False,
+    )
+    print_stages(console, record)
+    if "kfp" in described:
+        kfp = described["kfp"]
+        console.print(f"KFP overhead {kfp['seconds']:.2f} s a task, plus {kfp['imports']:.2f} s of process start and imports")
+    if described.get("error"):
+        console.print(f"error: {described['error']}", markup=False)
+    console.print("outputs")
+    for stage in record.stages():
+        if stage.get("output", {}).get("digest"):
+            console.print(f"  {stage['node']}  {stage['output']['uri']}", markup=False)
+    print_judge(console, record)
+    print_result(console, record)
+
+
+def ui(
+    state: StateOption = None,
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """The MLflow pages for this machine's runs."""
+    from mugv.platform.tracking import Tracking
+
+    existing_state(state)
+    folder = state_folder(state)
+    uri = Tracking.of_state(folder).uri
+    artifacts = Path(folder / "mlartifacts").as_uri()
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--default-artifact-root", artifacts]
+    os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])

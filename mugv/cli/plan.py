@@ -1,0 +1,175 @@
+"""`mugv plan`: what a run would do and cost. Runs nothing, writes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mugv.cli.common import CaptionsOption, RecipeOption, SetOption, StateOption, VideosOption, read_recipe, state_folder
+
+if TYPE_CHECKING:
+    from mugv.recipe import Recipe
+    from mugv.recipe.schema import TrainStage
+    from mugv.stages.graph import Node
+
+CPU_FLOPS = 6e10
+"""FLOP/s that a tiny model's training reaches on two CPU cores (measured with configs/tiny.yaml)."""
+GPU_FLOPS = 0.35 * 989e12
+"""FLOP/s of one H100 at 35 % of its bf16 peak."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage is expected to take; 0 where it does not apply."""
+
+    parameters: int = 0
+    tokens: float = 0.0
+    flops: float = 0.0
+    memory: float = 0.0
+
+
+def plan(
+    recipe: RecipeOption = None,
+    changes: SetOption = None,
+    videos: VideosOption = None,
+    captions: CaptionsOption = None,
+    state: StateOption = None,
+) -> None:
+    """The stages, hit or miss, parameters, tokens, FLOPs, memory, expected time."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mugv.stages.graph import build_graph
+
+    resolved = read_recipe(recipe, changes, videos, captions)
+    folder = state_folder(state)
+    nodes = build_graph(resolved)
+    status = _status(resolved, nodes, folder)
+    table = Table("stage", "cache", "parameters", "tokens", "FLOPs", "memory/rank", "time", box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    total = 0.0
+    for node in nodes:
+        cost = node_cost(resolved, node)
+        seconds, how = expected_seconds(resolved, node, cost, folder)
+        total += seconds if status[node.name] == "miss" else 0.0
+        table.add_row(node.name, status[node.name], *_cells(cost), f"{how}{_time(seconds)}" if seconds else "")
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    _print_models(console, resolved)
+    misses = sum(s == "miss" for s in status.values())
+    console.print(f"{misses} of {len(nodes)} stages would run, about {_time(total)}; = measured here, ~ estimated from FLOPs")
+
+
+def _status(recipe: Recipe, nodes: list[Node], state: Path) -> dict[str, str]:
+    """hit, miss, or `not needed` for an absent output that nothing would read. Videos elsewhere: their digest is not known here."""
+    from mugv.stages.execute import RunEnvironment, cached_nodes, resolve_data_digest
+    from mugv.stages.graph import needed_nodes, node_keys
+
+    if recipe.data.videos and not Path(recipe.data.videos).is_dir():
+        return {node.name: "unknown" for node in nodes}
+    import os
+
+    environment = RunEnvironment.from_env({**os.environ, "MUGV_STATE": str(state)})
+    hits = set(cached_nodes(nodes, node_keys(recipe, resolve_data_digest(recipe)), environment.open_store()))
+    needed = needed_nodes(nodes, hits)
+    return {n.name: "hit" if n.name in hits else "miss" if n.name in needed else "not needed" for n in nodes}
+
+
+def node_cost(recipe: Recipe, node: Node) -> Cost:
+    """Parameters, tokens, FLOPs and memory of the stages that train or generate."""
+    from mugv.training.flops import stage_cost, stage_divisor
+
+    if node.stage == "pretrain":
+        found = stage_cost(recipe, recipe.pretrain[node.index], stage_divisor(recipe, node.index))
+        return Cost(found.parameters, found.tokens, found.flops, found.memory_bytes)
+    if node.stage == "sft" and recipe.sft:
+        found = stage_cost(recipe, recipe.sft)
+        return Cost(found.parameters, found.tokens, found.flops, found.memory_bytes)
+    if node.stage == "align" and recipe.align:
+        return _align_cost(recipe, node.index)
+    if node.stage in ("candidates", "evaluate"):
+        return _sampling_cost(recipe, node.stage)
+    if node.stage == "train_vae":
+        from mugv.vae.model import count_parameters
+
+        return Cost(parameters=count_parameters(recipe.vae.model))
+    return Cost()
+
+
+def _last_stage(recipe: Recipe) -> TrainStage:
+    return recipe.sft or recipe.pretrain[-1]
+
+
+def _align_cost(recipe: Recipe, index: int) -> Cost:
+    """A preference step runs the network and its frozen reference: four forwards' worth of FLOPs for each clip instead of three."""
+    from mugv.training.flops import stage_cost
+
+    assert recipe.align is not None
+    this = recipe.align.rounds[index]
+    like = _last_stage(recipe).model_copy(update={"steps": this.steps, "batch": this.batch})
+    found = stage_cost(recipe, like)
+    return Cost(found.parameters, found.tokens, found.flops * 4 / 3, found.memory_bytes)
+
+
+def _sampling_cost(recipe: Recipe, stage: str) -> Cost:
+    """Forward passes of the sampler, two a step under guidance."""
+    from mugv.training.flops import dit_parameters, forward_flops, tokens
+
+    if stage == "candidates":
+        assert recipe.align is not None
+        clips, sampler = recipe.align.prompts * recipe.align.candidates, recipe.align.sampler
+    else:
+        clips, sampler = 3 * recipe.evaluate.clips, recipe.evaluate.sampler
+    shape = _last_stage(recipe)
+    sequence = tokens(recipe.dit, shape.size, shape.frames)
+    words = min(recipe.text.max_tokens, 8) if recipe.text.kind == "hashed" else recipe.text.max_tokens
+    passes = clips * sampler.steps * (2 if sampler.guidance != 1 else 1)
+    flops = passes * forward_flops(recipe.dit, recipe.text.width, sequence, words)
+    return Cost(dit_parameters(recipe.dit, recipe.text.width), float(passes) * sequence, flops)
+
+
+def expected_seconds(recipe: Recipe, node: Node, cost: Cost, state: Path) -> tuple[float, str]:
+    """Seconds, and whether they were measured in this state folder (`=`) or follow from FLOPs (`~`); 0 when nothing is known."""
+    from mugv.platform.records import all_runs
+
+    for run in all_runs(state):
+        stage = run.stage(node.name)
+        if stage.get("status") == "ran" and run.read().get("name") == recipe.name:
+            return float(stage["ended"] - stage["started"]), "="
+    gpus = recipe.resources.train.gpus
+    speed = GPU_FLOPS * recipe.parallel.world if gpus else CPU_FLOPS
+    return cost.flops / speed, "~"
+
+
+def _cells(cost: Cost) -> list[str]:
+    return [
+        f"{cost.parameters:,}" if cost.parameters else "",
+        _short(cost.tokens),
+        _short(cost.flops),
+        f"{cost.memory / 2**30:.2f} GiB" if cost.memory else "",
+    ]
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if value else ""
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 200_000 else f"{seconds / 86400:.1f} days"
+
+
+def _print_models(console: object, recipe: Recipe) -> None:
+    from rich.console import Console
+
+    from mugv.training.flops import dit_parameters
+    from mugv.vae.model import count_parameters
+
+    assert isinstance(console, Console)
+    dit, vae = dit_parameters(recipe.dit, recipe.text.width), count_parameters(recipe.vae.model)
+    console.print(f"DiT {dit:,} parameters, VAE {vae:,} parameters, world {recipe.parallel.world}")

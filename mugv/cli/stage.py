@@ -1,0 +1,42 @@
+"""`mugv stage NAME`: one stage by hand, on folders; the data stages of dvc.yaml call it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mugv.cli.common import CaptionsOption, RecipeOption, SetOption, VideosOption, read_recipe
+from mugv.errors import UserError
+
+
+def stage(
+    name: Annotated[
+        str, typer.Argument(help="A node of the graph: footage, scan, curate_shard-0, curate, train_vae, encode, pretrain-0, ...")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; replaced when the stage is done.")],
+    recipe: RecipeOption = None,
+    inputs: Annotated[list[str] | None, typer.Option("--input", metavar="NAME=PATH", help="Folder of an input; may be repeated.")] = None,
+    changes: SetOption = None,
+    videos: VideosOption = None,
+    captions: CaptionsOption = None,
+) -> None:
+    """Run one stage on folders, without the cache."""
+    from mugv.stages.by_hand import run_by_hand
+
+    metrics = run_by_hand(name, read_recipe(recipe, changes, videos, captions), _folders(inputs or []), out)
+    for key, value in metrics.items():
+        typer.echo(f"{key} {value:g}")
+
+
+def _folders(inputs: list[str]) -> dict[str, Path]:
+    folders = {}
+    for item in inputs:
+        name, equals, path = item.partition("=")
+        if not equals:
+            raise UserError(f"--input {item}: expected NAME=PATH, for example clips=data/clips")
+        if not Path(path).is_dir():
+            raise UserError(f"--input {name}: {path} is not a folder")
+        folders[name] = Path(path).absolute()
+    return folders

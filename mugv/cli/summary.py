@@ -1,0 +1,119 @@
+"""Tables about a run: its stages with seconds and shares, what came out of it, and the judge's table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mugv.platform.records import RunRecord, made_by
+from mugv.store import Ref, open_store
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TIMES = ("parameters", "steps", "version", "champion")
+KEY_METRICS = 3
+
+
+def print_stages(console: Console, record: RunRecord) -> None:
+    """A row a stage: status, seconds (for a hit: of the run that made it), share of the total, some metrics."""
+    from rich.table import Table
+
+    state = record.folder.parents[1]
+    rows = [(stage, stage if _ran(stage) else made_by(state, stage.get("key", ""))) for stage in record.stages()]
+    total = sum(_seconds(made) for _, made in rows) or 1.0
+    table = Table("stage", "status", "seconds", "share", "metrics", box=None, pad_edge=False)
+    for column in (2, 3):
+        table.columns[column].justify = "right"
+    for stage, made in rows:
+        seconds = _seconds(made)
+        table.add_row(stage["node"], stage["status"], f"{seconds:.1f}", f"{seconds / total:.0%}", _metrics(stage, made))
+    console.print(table)
+    mine = sum(_seconds(stage) for stage, _ in rows)
+    run = record.read()
+    if "ended" in run:
+        console.print(f"stages {total:.0f} s when all run; this run {run['ended'] - run['started']:.0f} s, {mine:.0f} s of it in stages")
+
+
+def print_result(console: Console, record: RunRecord) -> None:
+    """Model version, the gate's decision, and where the report is."""
+    result = registered(record)
+    if result:
+        console.print(f"model {result['uri']}  {'is champion' if result['champion'] else 'is registered; champion stays'}")
+        for reason in result["reasons"]:
+            console.print(f"  {reason}", markup=False)
+    report = record.folder / "report.html"
+    if report.is_file():
+        console.print(f"report {report}", markup=False, soft_wrap=True)
+
+
+def registered(record: RunRecord) -> dict[str, Any]:
+    folder = output(record, "register")
+    return json.loads((folder / "registered.json").read_text()) if folder else {}
+
+
+def output(record: RunRecord, node: str) -> Path | None:
+    """Local folder of what a stage of this run published or found; None when it did neither."""
+    ref = record.stage(node).get("output", {})
+    if not ref.get("digest"):
+        return None
+    store = open_store(record.read()["store"], record.folder.parents[1] / "cache")
+    return store.fetch(Ref(**ref))
+
+
+def print_judge(console: Console, record: RunRecord) -> None:
+    """The judge's table with 95% intervals, or why there is none."""
+    folder = output(record, "evaluate")
+    if folder is None:
+        return
+    report = json.loads((folder / "report.json").read_text())
+    for fact in report["facts"]:
+        console.print(f"{fact['name']}: {fact['value']}", markup=False)
+    if not report["columns"]:
+        console.print(f"no judge's table: {report['judge_reason'] or 'not asked for'}", markup=False)
+        return
+    _print_columns(console, report["columns"])
+
+
+def _print_columns(console: Console, columns: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table("judge, share right [95% interval]", "clips", "colour", "shape", "direction", "all three", box=None, pad_edge=False)
+    for column in columns:
+        score = column["score"]
+        cells = [f"{r['value']:.2f} ({r['low']:.2f}-{r['high']:.2f})" for r in (score[n] for n in ("colour", "shape", "direction", "all"))]
+        table.add_row(column["title"], str(score["n"]), *cells)
+    console.print(table)
+
+
+def write_report(record: RunRecord) -> Path | None:
+    """`runs/<run>/report.html`: the evaluation's page with the seconds of every stage and the gate's decision."""
+    folder = output(record, "evaluate")
+    if folder is None:
+        return None
+    from mugv.evaluation.report import GateDecision, StageTime, redraw
+
+    state = record.folder.parents[1]
+    made = [(s, s if _ran(s) else made_by(state, s.get("key", ""))) for s in record.stages()]
+    times = [StageTime(s["node"], _seconds(m), not _ran(s)) for s, m in made]
+    result = registered(record)
+    gate = GateDecision(bool(result["champion"]), str(result["version"]), list(result["reasons"])) if result else None
+    page = record.folder / "report.html"
+    page.write_text(redraw(folder, run_id=record.run, stages=times, gate=gate))
+    return page
+
+
+def _ran(stage: dict[str, Any]) -> bool:
+    return stage.get("status") not in ("hit", "not needed")
+
+
+def _seconds(stage: dict[str, Any]) -> float:
+    return max(0.0, float(stage.get("ended", stage.get("started", 0.0))) - float(stage.get("started", 0.0))) if stage else 0.0
+
+
+def _metrics(stage: dict[str, Any], made: dict[str, Any]) -> str:
+    if stage.get("error"):
+        return str(stage["error"])[:100]
+    metrics = stage.get("metrics") or made.get("metrics", {})
+    return ", ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:KEY_METRICS])
