@@ -119,6 +119,10 @@ class VAEPhase(Part):
     size: Positive = 48
     windows: tuple[Positive, ...] = (1, 2)
     """Lengths of decoder windows in latents, drawn uniformly (paper 3.1.2: 1, 4, 8)."""
+    decode_frames: NonNegative | None = None
+    """Frames of each window, drawn at random, that reach pixels and the pixel loss. Unset: none in `temporal`, all in `joint`."""
+    freeze_encoder: bool = False
+    """`joint` without the trunk's encoder, whose features are then computed once."""
 
 
 class VAETraining(Part):

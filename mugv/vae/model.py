@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from mugv.errors import UserError
 from mugv.recipe.models import VAEModel
-from mugv.vae.spatial import SpatialVAE
-from mugv.vae.temporal import TemporalVAE
+from mugv.vae.spatial import Attention, ResnetBlock2D, SpatialVAE
+from mugv.vae.temporal import ResBlock, TemporalVAE
 
 CHUNK = 8
 """Frames of a latent."""
@@ -26,6 +26,8 @@ WINDOW = 6
 """Latents that the decoder sees at once (released code: 48 frames)."""
 SPATIAL_SCALE = 0.18215
 """The SDXL trunk's features are multiplied by this before the temporal net (released code)."""
+START_LOGVAR = -6.0
+"""Log-variance of the posterior at the start of training."""
 FRAME_BATCH = 4
 """Frames that pass the trunk at once when no gradient is needed: bounds the memory at full size."""
 
@@ -56,6 +58,7 @@ class VideoVAE(nn.Module):
         self.logvar = nn.Parameter(torch.full((), 4.0))
         self.register_buffer("shift", torch.zeros(config.latent_channels))
         self.register_buffer("scale", torch.ones(config.latent_channels))
+        initialise(self)
 
     def encode(self, video: Tensor) -> Posterior:
         """Video [B, 3, T, H, W] in [-1, 1] -> Posterior of latents [B, Cz, K, H/8, W/8].
@@ -101,6 +104,26 @@ class VideoVAE(nn.Module):
         return self.decode(latents, window)[:, :, CHUNK - 1 :]
 
 
+def initialise(vae: VideoVAE) -> None:
+    """Start as a nearly linear autoencoder: unit-gain convs on the main path, silent residual branches, small posterior noise.
+
+    Random branches shrink the signal at every level: on 48-pixel frames the trunk then needs several times the steps.
+    """
+    for name, parameter in vae.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    for module in vae.modules():
+        if isinstance(module, (ResnetBlock2D, ResBlock)):
+            nn.init.zeros_(module.conv2.weight)
+        elif isinstance(module, Attention):
+            nn.init.zeros_(module.to_out[0].weight)
+    noise = vae.temporal_vae.quant_conv
+    nn.init.zeros_(noise.weight[vae.config.latent_channels :])
+    nn.init.constant_(noise.bias[vae.config.latent_channels :], START_LOGVAR)  # type: ignore[index]
+
+
 def check_video(video: Tensor) -> None:
     """UserError unless the video is [B, 3, T, H, W] with T = 8k or 1 + 8k and sides divisible by 16."""
     if video.ndim != 5 or video.shape[1] != 3:
@@ -119,8 +142,8 @@ def count_parameters(config: VAEModel) -> int:
 
 
 def _to_frames(video: Tensor) -> Tensor:
-    """[B, C, T, H, W] -> [B T, C, H, W], channels last."""
-    return video.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    """[B, C, T, H, W] -> [B T, C, H, W]."""
+    return video.transpose(1, 2).flatten(0, 1)
 
 
 def _to_video(frames: Tensor, batch: int) -> Tensor:

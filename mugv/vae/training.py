@@ -1,0 +1,262 @@
+"""VAE training as a task of the one training loop: spatial, temporal and joint phases in one run (paper 3.1, 4.1).
+
+`spatial`   the 2D trunk alone, an image autoencoder on single frames; noise on its features keeps them smooth
+`temporal`  the temporal net alone, on the frozen trunk's features, computed once
+`joint`     pixels; the whole net, or all but the trunk's encoder
+Randomness comes from (seed, step, rank) only, so a resumed run repeats an uninterrupted one bit for bit.
+Legend: N clips, B windows, C feature channels, T frames, H W pixels, h w = H/8 W/8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mugv.recipe.schema import VAEPhase, VAETraining
+from mugv.vae.discriminator import PatchDiscriminator
+from mugv.vae.losses import (
+    discriminator_hinge,
+    feature_loss,
+    generator_hinge,
+    kl_loss,
+    reconstruction_loss,
+    require_perceptual,
+    saliency_weight,
+)
+from mugv.vae.model import SPATIAL_SCALE, VideoVAE
+from mugv.vae.samples import to_images, to_video, window_indices
+
+FEATURE_NOISE = 0.1
+"""Standard deviation of the noise on the trunk's features in the spatial phase, as a share of the features' own."""
+CACHE_BYTES = 2 << 30
+"""Features of the frozen trunk are kept in memory up to this size, and computed in every step beyond it."""
+CLIP_GRADIENT = 1.0
+STATE = "vae.pt"
+
+Footage = Callable[[int], Tensor]
+"""Size in pixels -> all training clips as uint8 [N, T, size, size, 3]."""
+
+
+class VAETask:
+    """What `mugv.training.loop.fit` trains; steps of all phases are numbered through."""
+
+    def __init__(self, vae: VideoVAE, settings: VAETraining, footage: Footage, seed: int) -> None:
+        require_perceptual(settings.perceptual_weight)
+        self.vae, self.settings, self.footage, self.seed = vae.train(), settings, footage, seed
+        self.steps = sum(p.steps for p in settings.phases)
+        self.phase = -1
+        self.clips = torch.empty(0)
+        self.features: Tensor | None = None
+        self.device = next(vae.parameters()).device
+        self.discriminator = PatchDiscriminator().to(self.device) if settings.gan_weight > 0 else None
+        if self.discriminator:
+            self.discriminator_optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=1e-4, betas=(0.5, 0.9), weight_decay=0)
+
+    def train_step(self, step: int) -> dict[str, float]:
+        """One optimizer step; `phase` in the metrics is the phase's number."""
+        index, first = self._locate(step)
+        if index != self.phase:
+            self._enter(index)
+        phase = self.settings.phases[index]
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 4096 + _rank())
+        rate = _learning_rate(phase, step - first)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with self._autocast():
+            loss, metrics = self._loss(phase, step, generator)
+        loss.backward()
+        norm = self._update()
+        values = {name: float(value) for name, value in metrics.items()}
+        return {"phase": float(index), "loss": float(loss.detach()), **values, "gradient_norm": norm, "learning_rate": rate}
+
+    def save(self, folder: Path) -> None:
+        """Everything that the next step depends on, written by rank 0."""
+        if _rank() == 0:
+            state = {"vae": self.vae.state_dict(), "phase": self.phase, "optimizer": self.optimizer.state_dict()}
+            if self.discriminator:
+                state["discriminator"] = self.discriminator.state_dict()
+                state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
+            torch.save(state, folder / STATE)
+
+    def load(self, folder: Path) -> None:
+        state = torch.load(folder / STATE, map_location=self.device, weights_only=True)
+        self.vae.load_state_dict(state["vae"])
+        self._enter(state["phase"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.discriminator:
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+
+    def _locate(self, step: int) -> tuple[int, int]:
+        """Number of the phase that holds `step`, and the phase's first step."""
+        first = 0
+        for index, phase in enumerate(self.settings.phases):
+            if step < first + phase.steps:
+                return index, first
+            first += phase.steps
+        raise ValueError(f"step {step} lies beyond the {first} steps of vae.train.phases")
+
+    def _enter(self, index: int) -> None:
+        """A phase begins: its clips, its trainable parameters, a new optimizer, the frozen trunk's features."""
+        self.phase = index
+        phase = self.settings.phases[index]
+        self.clips = self.footage(phase.size)
+        chosen = trainable(self.vae, phase)
+        self.vae.requires_grad_(False)
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(chosen, lr=phase.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+        self.features = None
+        if _frozen_encoder(phase):
+            self._cache_features()
+
+    def _cache_features(self) -> None:
+        """Trunk features of every training frame, [N, T, C, h, w], in the precision of the training."""
+        n, t, height, width = self.clips.shape[:4]
+        dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
+        shape = (n, t, self.vae.config.feature_channels, height // 8, width // 8)
+        if torch.Size(shape).numel() * dtype.itemsize > CACHE_BYTES:
+            return
+        cache = torch.empty(shape, dtype=dtype, device=self.device)
+        with torch.no_grad(), self._autocast():
+            for clip, slot in zip(self.clips, cache, strict=True):
+                slot.copy_(self.vae.spatial_vae.encoder(to_images(clip.to(self.device))) * SPATIAL_SCALE)
+        self.features = cache
+
+    def _loss(self, phase: VAEPhase, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        if phase.parts == "spatial":
+            return self._spatial_loss(phase, generator)
+        return self._video_loss(phase, step, generator)
+
+    def _spatial_loss(self, phase: VAEPhase, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        n, t = self.clips.shape[:2]
+        frames = self.clips[torch.randint(n, (phase.batch,), generator=generator), torch.randint(t, (phase.batch,), generator=generator)]
+        images = to_images(frames.to(self.device))
+        features = self.vae.spatial_vae.encoder(images)
+        noise = torch.randn(features.shape, generator=generator).to(features)
+        output = self.vae.spatial_vae.decoder(features + FEATURE_NOISE * features.detach().std() * noise)
+        loss = self._reconstruction(output.unsqueeze(2).float(), images.unsqueeze(2), None)
+        return loss, {"reconstruction": loss.detach()}
+
+    def _video_loss(self, phase: VAEPhase, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        windows, features, clips = self._windows(phase, generator)
+        posterior = self.vae.posterior(features)
+        output = self.vae.temporal_vae.features(posterior.sample(generator))
+        kl = kl_loss(posterior)
+        loss, metrics = self.settings.kl_weight * kl, {"kl": kl.detach()}
+        if phase.parts == "temporal":
+            match = feature_loss(output.float(), features.float())
+            loss, metrics["features"] = loss + match, match.detach()
+        with_gan = self._gan_starts(phase, step)
+        count = windows.shape[1] if with_gan else _decoded(phase, windows.shape[1])
+        if count:
+            chosen = torch.rand(windows.shape, generator=generator).argsort(dim=1)[:, :count].sort(dim=1).values
+            pixels, terms = self._pixel_loss(output, to_video(clips), chosen, with_gan)
+            loss, metrics = loss + pixels, {**metrics, **terms}
+        return loss, metrics
+
+    def _windows(self, phase: VAEPhase, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Frame numbers [B, T], features [B, C, T, h, w] and frames uint8 [B, T, H, W, 3] of the step's windows."""
+        n, t = self.clips.shape[:2]
+        latents = phase.windows[int(torch.randint(len(phase.windows), (), generator=generator))]
+        count = max(1, phase.batch // latents)
+        which = torch.randint(n, (count, 1), generator=generator)
+        windows = window_indices(t, latents, count, generator)
+        clips = self.clips[which, windows].to(self.device)
+        if self.features is not None:
+            return windows, self.features[which, windows].transpose(1, 2), clips
+        with torch.set_grad_enabled(not _frozen_encoder(phase)):
+            return windows, self.vae.encode_frames(to_video(clips)), clips
+
+    def _pixel_loss(self, features: Tensor, video: Tensor, chosen: Tensor, with_gan: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Reconstruction of the `chosen` frames [B, count] of each window, and the adversarial term."""
+        row = torch.arange(len(chosen))[:, None]
+        output = self.vae.decode_frames(features.transpose(1, 2)[row, chosen].transpose(1, 2)).float()
+        target = video.transpose(1, 2)[row, chosen].transpose(1, 2)
+        weight = None
+        if self.settings.saliency_weight > 0:
+            weight = saliency_weight(video, self.settings.saliency_weight).transpose(1, 2)[row, chosen].transpose(1, 2)
+        loss = self._reconstruction(output, target, weight)
+        metrics = {"reconstruction": loss.detach()}
+        if with_gan:
+            adversarial = self._adversarial(output, target, metrics)
+            loss = loss + self.settings.gan_weight * adversarial
+        return loss, metrics
+
+    def _reconstruction(self, output: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        return reconstruction_loss(output, target, self.settings.mse_weight, self.settings.l1_weight, weight)
+
+    def _adversarial(self, output: Tensor, target: Tensor, metrics: dict[str, Tensor]) -> Tensor:
+        """Trains the discriminator by one step, then scores the reconstruction with it."""
+        assert self.discriminator is not None
+        self.discriminator.requires_grad_(True)
+        loss = discriminator_hinge(self.discriminator(target), self.discriminator(output.detach()))
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        loss.float().backward()
+        _average_gradients(self.discriminator.parameters())
+        self.discriminator_optimizer.step()
+        self.discriminator.requires_grad_(False)
+        metrics["discriminator"] = loss.detach()
+        return generator_hinge(self.discriminator(output).float())
+
+    def _gan_starts(self, phase: VAEPhase, step: int) -> bool:
+        late = step >= self.steps * (1 - self.settings.gan_last_fraction)
+        return self.discriminator is not None and phase.parts == "joint" and late
+
+    def _update(self) -> float:
+        """Average over ranks, clip, step. Returns the gradient norm before the clip."""
+        parameters = [p for p in self.vae.parameters() if p.requires_grad]
+        _average_gradients(parameters)
+        norm = float(nn.utils.clip_grad_norm_(parameters, CLIP_GRADIENT))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
+
+
+def trainable(vae: VideoVAE, phase: VAEPhase) -> list[nn.Parameter]:
+    """Parameters that a phase trains. The trunk's image-only layers and `logvar` take no part in any loss."""
+    encoder, decoder = vae.spatial_vae.encoder, vae.spatial_vae.decoder
+    parts: dict[str, list[nn.Module]] = {
+        "spatial": [encoder, decoder],
+        "temporal": [vae.temporal_vae],
+        "joint": [decoder, vae.temporal_vae] + ([] if phase.freeze_encoder else [encoder]),
+    }
+    unused = {id(p) for p in vae.spatial_vae.image_only()}
+    return [p for part in parts[phase.parts] for p in part.parameters() if id(p) not in unused]
+
+
+def _frozen_encoder(phase: VAEPhase) -> bool:
+    return phase.parts == "temporal" or (phase.parts == "joint" and phase.freeze_encoder)
+
+
+def _decoded(phase: VAEPhase, frames: int) -> int:
+    """How many frames of a window reach the pixel loss."""
+    wanted = phase.decode_frames if phase.decode_frames is not None else (0 if phase.parts == "temporal" else frames)
+    return min(wanted, frames)
+
+
+def _learning_rate(phase: VAEPhase, step: int) -> float:
+    """Linear warm-up over a tenth of the phase, at most 50 steps, then linear to zero."""
+    warmup = max(1, min(50, phase.steps // 10))
+    return phase.learning_rate * min((step + 1) / warmup, (phase.steps - step) / max(1, phase.steps - warmup), 1.0)
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _average_gradients(parameters) -> None:  # type: ignore[no-untyped-def]
+    """Data parallel: mean of the gradients over all ranks."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= dist.get_world_size()
