@@ -5,7 +5,6 @@ Legend: N prompts, B clips of one network call, C latent channels, T frames or l
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,30 +18,14 @@ from mugv.dit.model import MugDiT
 from mugv.errors import UserError
 from mugv.flow.sampler import Velocity, sample_euler
 from mugv.media.resize import resize_crop
-from mugv.recipe.models import DiTModel, TextEncoder
-from mugv.recipe.schema import Flow, Parallel
+from mugv.recipe.models import TextEncoder
+from mugv.recipe.schema import Flow
 from mugv.text import open_encoder
-from mugv.training.engine import build_model, load_model_weights
 from mugv.training.flow_data import stage_ratio
+from mugv.training.model_io import load_dit
 from mugv.vae import VideoVAE, load_vae
 
 Progress = Callable[[int, int, dict[str, float]], None]
-
-
-def read_config(checkpoint: Path) -> dict[str, Any]:
-    """config.json of a DiT checkpoint. Raises UserError when the folder holds none."""
-    try:
-        return json.loads((checkpoint / "config.json").read_text())
-    except OSError:
-        raise UserError(f"checkpoint {checkpoint}: no config.json; expected the folder that a training stage published") from None
-
-
-def load_dit(checkpoint: Path, layout: Parallel | None = None) -> tuple[MugDiT, dict[str, Any]]:
-    """The network of a checkpoint with its weights, and its configuration."""
-    config = read_config(checkpoint)
-    model = build_model(DiTModel(**config["model"]), config["text"]["width"], config["width_divisor"], layout or Parallel(), 0)
-    load_model_weights(model, checkpoint)
-    return model.eval(), config
 
 
 class Generator:

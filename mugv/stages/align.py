@@ -19,9 +19,9 @@ def run(ctx: StageContext) -> dict[str, float]:
 def train(ctx: StageContext) -> dict[str, float]:
     """Runs on every rank. A round without anything to learn from passes the weights on unchanged, and says so."""
     from mugv.dataset.latentset import LatentSet
-    from mugv.training.engine import save_model
     from mugv.training.flow_data import FlowData, stage_ratio
     from mugv.training.loop import fit
+    from mugv.training.model_io import save_model
     from mugv.training.preferences import PreferenceData
     from mugv.training.tasks import PreferenceTask
 

@@ -35,7 +35,7 @@ def describe(ctx: StageContext, latents: LatentSet, stage: TrainStage, divisor: 
 
 def previous_model(ctx: StageContext) -> tuple[MugDiT, dict[str, Any]]:
     """The network of the stage before, ready to train on."""
-    from mugv.generation.generator import load_dit
+    from mugv.training.model_io import load_dit
 
     return load_dit(ctx.inputs["previous"], ctx.recipe.parallel)
 

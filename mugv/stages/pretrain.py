@@ -14,10 +14,10 @@ def run(ctx: StageContext) -> dict[str, float]:
 def train(ctx: StageContext) -> dict[str, float]:
     """Runs on every rank."""
     from mugv.dataset.latentset import LatentSet
-    from mugv.training.engine import save_model
     from mugv.training.flops import dit_parameters, stage_divisor
     from mugv.training.flow_data import FlowData
     from mugv.training.loop import fit
+    from mugv.training.model_io import save_model
     from mugv.training.tasks import FlowTask
 
     recipe, stage = ctx.recipe, ctx.recipe.pretrain[ctx.index]

@@ -20,9 +20,9 @@ def run(ctx: StageContext) -> dict[str, float]:
 def train(ctx: StageContext) -> dict[str, float]:
     """Runs on every rank."""
     from mugv.dataset.latentset import LatentSet
-    from mugv.training.engine import save_model
     from mugv.training.flow_data import FlowData
     from mugv.training.loop import fit
+    from mugv.training.model_io import save_model
     from mugv.training.tasks import FlowTask
 
     recipe, stage = ctx.recipe, ctx.recipe.sft
@@ -46,8 +46,8 @@ def average_checkpoints(model: MugDiT, folder: Path, decay: float) -> None:
     """Set the weights to sum_i w_i theta_i, w_i proportional to decay^(N - i), over the checkpoints in `folder` (facts 6.4)."""
     import torch
 
-    from mugv.training.engine import load_state_weights
     from mugv.training.loop import checkpoints
+    from mugv.training.model_io import load_state_weights
 
     paths = [path for _, path in checkpoints(folder)]
     weights = [decay ** (len(paths) - i) for i in range(1, len(paths) + 1)]

@@ -5,30 +5,26 @@ It knows nothing of objectives: a step is given micro-batches and a function `lo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 
 from mugv.dit.config import DiTConfig, make_config
 from mugv.dit.init import initialise
 from mugv.dit.model import MugDiT
-from mugv.errors import UserError
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Optimizer, Parallel
 from mugv.training import process_groups
+from mugv.training.model_io import SHARDING, save_sharded
 
 LossFunction = Callable[[MugDiT, Any], tuple[Tensor, dict[str, Tensor]]]
-_SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "distrib_optim_fully_reshardable_mem_efficient": False}
 
 
 def build_model(model: DiTModel, text_width: int, width_divisor: int, layout: Parallel, seed: int) -> MugDiT:
@@ -123,7 +119,7 @@ class Engine:
 
     def sharded_state(self, is_loading: bool) -> dict[str, Any]:
         model = {"model": self.model.sharded_state_dict()}
-        return {**model, "optimizer": self.optimizer.sharded_state_dict(model["model"], is_loading=is_loading, metadata=_SHARDING)}
+        return {**model, "optimizer": self.optimizer.sharded_state_dict(model["model"], is_loading=is_loading, metadata=SHARDING)}
 
     def save(self, folder: Path) -> None:
         save_sharded(self.sharded_state(is_loading=False), folder / "state")
@@ -132,37 +128,6 @@ class Engine:
         state = dist_checkpointing.load(self.sharded_state(is_loading=True), str(folder / "state"))
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-
-
-def save_sharded(state: dict[str, Any], folder: Path) -> None:
-    """Write a sharded state in megatron's distributed format; every rank calls it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    dist_checkpointing.save(state, str(folder), content_metadata=_SHARDING)
-
-
-def save_model(model: MugDiT, folder: Path, description: dict[str, Any]) -> None:
-    """A DiT checkpoint for later stages: `model/` in the distributed format and `config.json`."""
-    save_sharded({"model": model.sharded_state_dict()}, folder / "model")
-    (folder / "config.json").write_text(json.dumps(description, indent=1))
-
-
-def load_model_weights(model: MugDiT, folder: Path) -> None:
-    """Strict load of `model/` written by save_model, in any layout. Raises UserError when its tensors are not the model's."""
-    _load_weights(model, folder / "model", "raise_all")
-
-
-def load_state_weights(model: MugDiT, checkpoint: Path) -> None:
-    """The weights alone of a training checkpoint that Engine.save wrote."""
-    _load_weights(model, checkpoint / "state", "assume_ok_unexpected")
-
-
-def _load_weights(model: MugDiT, folder: Path, strict: str) -> None:
-    try:
-        state = dist_checkpointing.load({"model": model.sharded_state_dict()}, str(folder), strict=strict)
-    except (CheckpointingException, CheckpointException, KeyError, OSError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(f"checkpoint {folder}: does not fit the model of its config.json: {(lines or [''])[-1][:300]}") from None
-    model.load_state_dict(state["model"])
 
 
 def _reduce(reports: list[dict[str, Tensor]]) -> dict[str, float]:

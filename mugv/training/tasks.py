@@ -10,8 +10,9 @@ from torch import Tensor
 from mugv.dit.model import MugDiT
 from mugv.recipe.schema import AlignRound, Parallel, PretrainStage, TrainStage
 from mugv.training import process_groups
-from mugv.training.engine import Engine, frozen_copy, load_model_weights, save_sharded
+from mugv.training.engine import Engine, frozen_copy
 from mugv.training.flow_data import FlowData
+from mugv.training.model_io import load_model_weights, save_sharded
 from mugv.training.objectives import FlowBatch, clip_losses, dpo_loss, kto_loss
 from mugv.training.preferences import PreferenceData
 from mugv.training.schedule import learning_rate
