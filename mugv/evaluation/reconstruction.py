@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mugv.vae.metrics import psnr, ssim
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -43,6 +45,14 @@ def to_clips(video_B3THW: Tensor) -> np.ndarray:
     """float [B, 3, T, H, W] in [-1, 1] -> uint8 [B, T, H, W, 3]."""
     pixels = ((video_B3THW.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 4, 1).cpu().numpy()
+
+
+def quality(real: Sequence[np.ndarray], made: Sequence[np.ndarray]) -> tuple[Mean, Mean] | None:
+    """(PSNR in dB, SSIM) of clips against the real ones, each clip by itself; None when there are no clips."""
+    pairs = [[(to_tensor(clip[None]) + 1) / 2 for clip in pair] for pair in zip(made, real, strict=True)]
+    if not pairs:
+        return None
+    return Mean.of([float(psnr(*pair)) for pair in pairs]), Mean.of([float(ssim(*pair)) for pair in pairs])
 
 
 @torch.inference_mode()

@@ -18,6 +18,8 @@ import jinja2
 from mugv.evaluation import charts
 from mugv.evaluation.scores import ATTRIBUTES, CHANCE, Score
 
+CURVES_A_STAGE = 3
+BOOKKEEPING = frozenset({"step", "time", "seconds", "learning_rate", "gradient_norm"})
 MEDIA = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif"}
 
 
@@ -144,10 +146,31 @@ def load_report(folder: Path) -> ReportData:
     return ReportData(**tree, **lists, columns=columns, gate=gate, pictures={name: (folder / name).read_bytes() for name in sorted(names)})
 
 
-def redraw(folder: Path, run_id: str | None = None, stages: list[StageTime] | None = None, gate: GateDecision | None = None) -> str:
+def redraw(
+    folder: Path,
+    run_id: str | None = None,
+    stages: list[StageTime] | None = None,
+    gate: GateDecision | None = None,
+    curves: list[Curve] | None = None,
+    origins: list[Origin] | None = None,
+) -> str:
     """The report of an evaluate output with what later stages know; what is not given stays as it was."""
-    given: dict[str, Any] = {"run_id": run_id, "stages": stages, "gate": gate}
+    given: dict[str, Any] = {"run_id": run_id, "stages": stages, "gate": gate, "curves": curves, "origins": origins}
     return render_report(replace(load_report(folder), **{k: v for k, v in given.items() if v is not None}))
+
+
+def read_curves(stage: str, file: Path) -> list[Curve]:
+    """The curves of a metrics.jsonl that people want to see: each loss, else whatever it holds; [] when there is no file."""
+    if not file.is_file():
+        return []
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    names = list(dict.fromkeys(n for line in lines for n, v in line.items() if n not in BOOKKEEPING and isinstance(v, (int, float))))
+    shown = [n for n in names if n == "loss"] or [n for n in names if "loss" in n][:CURVES_A_STAGE] or names[:1]
+    curves = []
+    for name in shown:
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        curves.append(Curve(stage, name, [step for step, _ in points], [value for _, value in points]))
+    return curves
 
 
 def duration(seconds: float) -> str:

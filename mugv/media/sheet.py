@@ -27,7 +27,10 @@ _SHARPER = 4
 
 @dataclass(frozen=True)
 class Strip:
-    """A clip with what is written over it. `marks`: attribute -> right (True), wrong (False), the judge was not sure (None)."""
+    """A clip with what is written over it; where there is little room, the note alone.
+
+    `marks`: attribute -> right (True), wrong (False), the judge was not sure (None).
+    """
 
     clip: np.ndarray
     caption: str
@@ -85,7 +88,7 @@ def _moving_pages(strips: Sequence[Strip], across: int, tile: int) -> list[Image
     empty = Image.new("RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), PAPER)
     for k, strip in enumerate(strips):
         x, y = PAD + k % across * step_x, PAD + k // across * step_y + height
-        _text(empty, strip.caption, x, y + 5, width, 12, INK)
+        _text(empty, strip.note or strip.caption, x, y + 5, width, 12, FAINT if strip.note else INK)
         if strip.marks:
             _badges(empty, strip.marks, x + _badges_width(strip.marks, short=True), y + LINE, short=True)
     pages = []

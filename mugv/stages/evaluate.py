@@ -1,0 +1,76 @@
+"""Stage `evaluate`: what the model can do, as numbers, pictures and one page (report.html, report.json, metrics.json, samples/)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from mugv.recipe import digest
+from mugv.stages.base import StageContext
+from mugv.stages.graph import build_graph
+
+if TYPE_CHECKING:
+    from mugv.evaluation.report import Curve
+    from mugv.generation import Generator
+
+
+def run(ctx: StageContext) -> dict[str, float]:
+    """Inputs: clips, vae, latents, checkpoint, and optionally `histories/<node>`: outputs of training stages, for their curves."""
+    from mugv.dataset.clipset import ClipSet
+    from mugv.evaluation import output
+    from mugv.evaluation.assess import assess
+    from mugv.evaluation.report import Origin, ReportData, save_report
+    from mugv.generation import Generator
+
+    settings, name = ctx.recipe.evaluate, ctx.recipe.name
+    clip_set = ClipSet.open(ctx.inputs["clips"])
+    generator = Generator.open(ctx.inputs["checkpoint"], ctx.inputs["vae"])
+    assessment = assess(clip_set, generator.vae, generator, settings, ctx.progress)
+    loss, loss_clips = _validation_loss(ctx, generator)
+    metrics = {**assessment.metrics(), **loss}
+    networks = {"VideoVAE": generator.vae, "MUG-DiT": generator.model}
+    parameters = {network: sum(p.numel() for p in module.parameters()) for network, module in networks.items()}
+    output.write_metrics(assessment, metrics, ctx.out, settings.sampler, generator.size, generator.frames)
+    sheets = output.write_samples(assessment, ctx.out, generator.fps)
+    data = ReportData(
+        title=f"{name}: evaluation",
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        recipe_name=name,
+        recipe_digest=digest(ctx.recipe),
+        facts=output.facts(assessment, metrics, parameters, loss_clips),
+        columns=output.report_columns(assessment),
+        judge_reason=assessment.judge_reason,
+        bars=dict(ctx.recipe.register_.gate.minimum),
+        curves=_curves(ctx),
+        sheets=sheets,
+        clips=output.clip_counts(ctx.inputs["clips"]),
+        origins=[Origin(source, ref.uri, ref.key, ref.digest) for source, ref in ctx.refs.items()],
+        pictures={n: (ctx.out / n).read_bytes() for sheet in sheets for n in (sheet.still, sheet.moving)},
+    )
+    save_report(data, ctx.out)
+    return metrics
+
+
+def _validation_loss(ctx: StageContext, generator: Generator) -> tuple[dict[str, float], int]:
+    """({"validation_flow_loss": loss}, clips it was measured on); ({}, 0) when no clip was held out."""
+    from mugv.dataset.latentset import LatentSet
+    from mugv.training.flow_data import stage_ratio
+    from mugv.training.validation import validation_loss
+
+    latents = LatentSet.open(ctx.inputs["latents"])
+    clips = min(ctx.recipe.evaluate.flow_loss_clips, len(latents.clips("validation")))
+    if not clips:
+        return {}, 0
+    ratio = stage_ratio(generator.flow, generator.size, 1 + generator.frames // 8)
+    return {"validation_flow_loss": validation_loss(generator.model, latents, generator.size, ratio, clips)}, clips
+
+
+def _curves(ctx: StageContext) -> list[Curve]:
+    """Curves of the training stages whose outputs this stage can see, in the order of the run."""
+    from mugv.evaluation.report import read_curves
+
+    nodes = build_graph(ctx.recipe)
+    own = next(node for node in nodes if node.name == "evaluate").inputs
+    folders = {own[name]: ctx.inputs[name] for name in ("vae", "checkpoint")}
+    folders |= {name.removeprefix("histories/"): path for name, path in ctx.inputs.items() if name.startswith("histories/")}
+    return [curve for node in nodes if node.name in folders for curve in read_curves(node.name, folders[node.name] / "metrics.jsonl")]
