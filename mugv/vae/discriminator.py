@@ -5,6 +5,8 @@ Legend: B clips, C channels, T frames, H W pixels.
 
 from __future__ import annotations
 
+import itertools
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,9 +18,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         widths = (channels, 2 * channels, 4 * channels)
         self.conv_in = nn.Conv3d(3, widths[0], (3, 4, 4), stride=(1, 2, 2), padding=1)
-        self.down = nn.ModuleList(
-            nn.Conv3d(a, b, (3, 4, 4), stride=(2, 2, 2), padding=1) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.down = nn.ModuleList(nn.Conv3d(a, b, (3, 4, 4), stride=(2, 2, 2), padding=1) for a, b in itertools.pairwise(widths))
         self.norms = nn.ModuleList(nn.GroupNorm(max(1, w // 8), w) for w in widths[1:])
         self.conv_out = nn.Conv3d(widths[-1], 1, 3, padding=1)
 

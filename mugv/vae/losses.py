@@ -67,5 +67,5 @@ def require_perceptual(weight: float) -> None:
     """MissingFeature when a recipe asks for the perceptual term: its network's weights are not part of this package."""
     if weight > 0:
         raise MissingFeature(
-            f"vae.train.perceptual_weight = {weight}: the perceptual loss needs weights of an image network that are not installed; set it to 0"
+            f"vae.train.perceptual_weight = {weight}: the perceptual loss needs an image network that is not installed; set it to 0"
         )

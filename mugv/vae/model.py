@@ -118,10 +118,11 @@ def initialise(vae: VideoVAE) -> None:
         if isinstance(module, (ResnetBlock2D, ResBlock)):
             nn.init.zeros_(module.conv2.weight)
         elif isinstance(module, Attention):
-            nn.init.zeros_(module.to_out[0].weight)
-    noise = vae.temporal_vae.quant_conv
-    nn.init.zeros_(noise.weight[vae.config.latent_channels :])
-    nn.init.constant_(noise.bias[vae.config.latent_channels :], START_LOGVAR)  # type: ignore[index]
+            nn.init.zeros_(module.to_out.get_parameter("0.weight"))
+    with torch.no_grad():
+        for tensor, value in ((vae.temporal_vae.quant_conv.weight, 0.0), (vae.temporal_vae.quant_conv.bias, START_LOGVAR)):
+            assert tensor is not None
+            tensor[vae.config.latent_channels :] = value
 
 
 def check_video(video: Tensor) -> None:

@@ -8,7 +8,8 @@ Legend: N frames, C channels, H W rows and columns of the map at hand.
 
 from __future__ import annotations
 
-import torch
+import itertools
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -92,7 +93,7 @@ class Level(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, blocks: int, groups: int, resample: nn.Module | None) -> None:
         super().__init__()
         widths = [channels_in] + [channels_out] * blocks
-        self.resnets = nn.ModuleList([ResnetBlock2D(a, b, groups) for a, b in zip(widths, widths[1:], strict=False)])
+        self.resnets = nn.ModuleList([ResnetBlock2D(a, b, groups) for a, b in itertools.pairwise(widths)])
         name = "downsamplers" if isinstance(resample, Downsample2D) else "upsamplers"
         if resample is not None:
             self.add_module(name, nn.ModuleList([resample]))

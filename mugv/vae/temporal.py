@@ -7,6 +7,8 @@ Legend: B chunks or windows, C channels, T frames or latents, H W rows and colum
 
 from __future__ import annotations
 
+import itertools
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,9 +23,7 @@ class Conv3d(nn.Conv3d):
     def __init__(self, channels_in: int, channels_out: int, kernel: int, time_stride: int = 1, bias: bool = True) -> None:
         same = kernel // 2
         odd = kernel > 1 and time_stride == 2
-        super().__init__(
-            channels_in, channels_out, kernel, stride=(time_stride, 1, 1), padding=(0 if odd else same, same, same), bias=bias
-        )
+        super().__init__(channels_in, channels_out, kernel, stride=(time_stride, 1, 1), padding=(0 if odd else same, same, same), bias=bias)
         self.pad_behind = odd
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class DepthToTime(nn.Module):
 
 def _blocks(channels_in: int, channels_out: int, count: int, groups: int) -> nn.Sequential:
     widths = [channels_in] + [channels_out] * count
-    return nn.Sequential(*(ResBlock(a, b, groups) for a, b in zip(widths, widths[1:], strict=False)))
+    return nn.Sequential(*(ResBlock(a, b, groups) for a, b in itertools.pairwise(widths)))
 
 
 class TemporalEncoder(nn.Module):

@@ -1,0 +1,71 @@
+"""Stage `train_vae`: clips -> a trained VideoVAE folder, measured on held-out clips."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from mugv.stages.base import StageContext
+from mugv.stages.dit_common import is_main, publish_curve, run_training
+
+if TYPE_CHECKING:
+    import torch
+
+    from mugv.dataset.clipset import ClipRow, ClipSet
+    from mugv.vae import VideoVAE
+
+MEASURED_CLIPS = 144
+"""Held-out clips of the metrics."""
+
+
+def run(ctx: StageContext) -> dict[str, float]:
+    """Input: clips. Output: model.safetensors, config.json, metrics.json, metrics.jsonl."""
+    return run_training(ctx, train, __name__)
+
+
+def train(ctx: StageContext) -> dict[str, float]:
+    """Runs on every rank."""
+    import json
+
+    import torch
+
+    from mugv.dataset.clipset import ClipSet
+    from mugv.training.loop import fit
+    from mugv.vae import VideoVAE, count_parameters, save_vae
+    from mugv.vae.training import VAETask
+
+    settings = ctx.recipe.vae.train
+    clips = ClipSet.open(ctx.inputs["clips"])
+    torch.manual_seed(ctx.recipe.seed)
+    vae = VideoVAE(ctx.recipe.vae.model)
+    footage = lru_cache(maxsize=1)(lambda size: _decode(clips, clips.rows("train"), size))
+    task = VAETask(vae, settings, footage, ctx.recipe.seed)
+    fit(task, ctx.work / "train", task.steps, settings.save_every, ctx.progress)
+    metrics = {"parameters": float(count_parameters(ctx.recipe.vae.model)), **_measure(ctx, vae, clips)}
+    if is_main():
+        save_vae(vae, ctx.out)
+        (ctx.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    publish_curve(ctx.work / "train", ctx.out)
+    return metrics
+
+
+def _decode(clips: ClipSet, rows: list[ClipRow], size: int) -> torch.Tensor:
+    """uint8 [N, T, size, size, 3] of the given clips, decoded once."""
+    import numpy as np
+    import torch
+
+    from mugv.errors import UserError
+    from mugv.media.resize import resize_crop
+
+    if not rows:
+        raise UserError("the clip set holds no clip to train on: see the reasons in its manifest.parquet")
+    return torch.from_numpy(np.stack([resize_crop(clips.frames(row.clip_id), size, size) for row in rows]))
+
+
+def _measure(ctx: StageContext, vae: VideoVAE, clips: ClipSet) -> dict[str, float]:
+    """PSNR, SSIM and latent statistics of a round trip of held-out clips at the last phase's size."""
+    from mugv.vae.reconstruct import measure
+
+    rows = (clips.rows("validation") or clips.rows("train"))[:MEASURED_CLIPS]
+    frames = _decode(clips, rows, ctx.recipe.vae.train.phases[-1].size)
+    return {"vae_measured_clips": float(len(rows)), **measure(vae, frames, ctx.recipe.encode.batch)}
