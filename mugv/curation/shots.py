@@ -1,6 +1,7 @@
 """Where shots begin and end, found while the frames stream by: no second decode and no list of frames.
 
-Hard cuts come from PySceneDetect's ContentDetector and black stretches from its ThresholdDetector, both fed frame by frame.
+Hard cuts come from PySceneDetect's AdaptiveDetector (its ContentDetector score must pass `content_threshold` and stand out
+from its neighbours, so that fast motion is no cut), black stretches from its ThresholdDetector, both fed frame by frame.
 Cross-fades and the slopes of fades are found by what they are: a linear blend. With frames a, m, b at distances -w, 0, +w,
 
     change  = mean |b - a|                        levels, 0 to 255
@@ -22,14 +23,17 @@ from typing import Literal
 import cv2
 import numpy as np
 from scenedetect import FrameTimecode
-from scenedetect.detectors import ContentDetector, ThresholdDetector
+from scenedetect.detectors import AdaptiveDetector, ThresholdDetector
 
 from mugv.media.decode import Frame, VideoReader
 from mugv.recipe.schema import ShotSplit
 
 DETECTION_SIDE = 48
 """Short side, pixels, of the frames that the detectors see."""
+CUT_RATIO, CUT_WINDOW = 1.75, 2
+"""A cut's score is this many times the mean score of the two frames before and the two after."""
 BLEND_FLOOR = 3.0
+"""Levels; compression and slow motion stay below."""
 HISTORY = 4
 """Frames of a shot before its own statistics are used."""
 SPANS_SECONDS = (1 / 6, 1 / 4)
@@ -41,8 +45,8 @@ class Tagged:
 
     frame: Frame
     shot: int
-    kind: Literal["shot", "edge", "transition"]
-    """edge: in a shot, but within trim_frames of a boundary."""
+    kind: Literal["shot", "edge", "blend", "black"]
+    """edge: in a shot, but within trim_frames of a boundary; blend and black: in a transition."""
 
 
 def tag_frames(reader: VideoReader, split: ShotSplit) -> Iterator[Tagged]:
@@ -86,7 +90,7 @@ class _Marks:
 
     def __init__(self, split: ShotSplit, fps: float) -> None:
         self.split = split
-        self.content = ContentDetector(threshold=split.content_threshold, min_scene_len=0)
+        self.content = AdaptiveDetector(CUT_RATIO, 0, CUT_WINDOW, split.content_threshold)
         self.fade = ThresholdDetector(threshold=split.fade_threshold, min_scene_len=0)
         self.spans = [max(k + 2, round(seconds * fps)) for k, seconds in enumerate(SPANS_SECONDS)]
         self.reach = self.spans[-1]
@@ -94,6 +98,7 @@ class _Marks:
         self.history = [_Statistics() for _ in self.spans]
         self.cuts: list[bool] = []
         self.gradual: list[bool] = []
+        self.black: list[bool] = []
         self.delay = 2 * self.reach + split.trim_frames
         self.tagged, self.shot, self.inside = 0, 0, False
 
@@ -103,9 +108,12 @@ class _Marks:
         bgr = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)[..., ::-1] if scale < 1 else rgb[..., ::-1]
         bgr = np.ascontiguousarray(bgr)
         code = FrameTimecode(len(self.cuts), 25.0)
-        self.cuts.append(bool(self.content.process_frame(code, bgr)))
+        self.cuts.append(False)
+        for cut in self.content.process_frame(code, bgr):
+            self.cuts[cut.frame_num] = True
         self.fade.process_frame(code, bgr)
-        self.gradual.append(self.fade.last_fade["type"] == "out")
+        self.black.append(self.fade.last_fade["type"] == "out")
+        self.gradual.append(self.black[-1])
         self.small.append(bgr.astype(np.float32))
         for span, history in zip(self.spans, self.history, strict=True):
             self._blend(span, history)
@@ -138,7 +146,7 @@ class _Marks:
         self.inside = inside
         self.tagged += 1
         if inside:
-            return Tagged(frame, self.shot, "transition")
+            return Tagged(frame, self.shot, "black" if self.black[at] else "blend")
         last = len(self.cuts) - 1
         near = any(self.cuts[max(0, at - trim + 1) : at + trim + 1]) or any(
             self._inside(k) for k in range(max(0, at - trim), min(last, at + trim) + 1)

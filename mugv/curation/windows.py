@@ -5,6 +5,7 @@ Windows stand one after the other from the start of a shot, so at most one windo
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -49,7 +50,7 @@ class Window:
 def cut_windows(tagged: Iterable[Tagged], settings: Curation) -> Iterator[Window]:
     """Windows of every shot in order; one Window without samples for a transition and for a shot that is too short."""
     for shot, run in groupby(tagged, key=lambda t: t.shot):
-        span = _Span(shot)
+        span = _Span(shot, settings)
         windows = 0
         samples: list[Sample] = []
         skip = 0
@@ -64,7 +65,7 @@ def cut_windows(tagged: Iterable[Tagged], settings: Curation) -> Iterator[Window
                 skip = max(0, settings.clip.stride_frames - len(samples))
                 del samples[: settings.clip.stride_frames]
         if span.transition:
-            yield span.rejected("transition", f"{span.count} frames")
+            yield span.rejected("blurred" if span.soft() else "transition", f"a blend of {span.count} frames")
         elif not windows or span.count < settings.shot.minimum_frames:
             yield span.rejected("too_short", f"a shot of {span.count} frames")
 
@@ -72,21 +73,31 @@ def cut_windows(tagged: Iterable[Tagged], settings: Curation) -> Iterator[Window
 class _Span:
     """Watches a run of frames go by."""
 
-    def __init__(self, shot: int) -> None:
-        self.shot = shot
+    def __init__(self, shot: int, settings: Curation) -> None:
+        self.shot, self.settings = shot, settings
         self.first: Frame | None = None
         self.last: Frame | None = None
         self.count = 0
-        self.transition = False
+        self.transition = self.black = False
+        self.blends: list[float] = []
 
     def usable(self, run: Iterable[Tagged]) -> Iterator[Frame]:
         for tagged in run:
             self.first = self.first or tagged.frame
             self.last = tagged.frame
             self.count += 1
-            self.transition = tagged.kind == "transition"
+            self.transition = tagged.kind in ("blend", "black")
+            self.black |= tagged.kind == "black"
+            if tagged.kind == "blend":
+                self.blends.append(sharpness(tagged.frame.rgb, self.settings.sharpness.short_side))
             if tagged.kind == "shot":
                 yield tagged.frame
+
+    def soft(self) -> bool:
+        """As long as a clip, without black, and blurred: a soft picture that moves is a blend of itself, so this is no transition."""
+        assert self.first is not None and self.last is not None
+        long = self.last.seconds - self.first.seconds >= (self.settings.clip.frames - 1) / self.settings.clip.fps
+        return long and not self.black and statistics.median(self.blends) < self.settings.sharpness.minimum
 
     def rejected(self, reason: str, detail: str) -> Window:
         assert self.first is not None and self.last is not None

@@ -185,8 +185,8 @@ def _render(shot: Shot, lead: int, tail: int, size: int) -> np.ndarray:
 
 
 def _bouncing(shot: Shot, motion: Motion, frames: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """The shape crosses an eighth of the picture in two frames and bounces off the borders."""
-    speed = rng.uniform(0.07, 0.085)
+    """The shape crosses a tenth of the picture each frame and bounces off the borders."""
+    speed = rng.uniform(0.10, 0.12)
     horizontal = bool(DIRECTIONS[shot.combination.direction][0])
     clip = []
     for t in range(frames):
