@@ -68,8 +68,8 @@ def assess(clip_set: Clips, vae: Any, generator: SizedGenerator, settings: Evalu
         made = sample_columns(generator, real, settings.sampler, size, frames, settings.seed, tick)
     else:
         made = generated_columns(generator, real, settings.clips, settings.sampler, size, frames, settings.seed, tick)
-    measured = quality([r.frames for r in real], first[-1].clips) or (None, None)
-    return Assessment([*first, *made], *measured, reason, split)
+    psnr, ssim = quality([r.frames for r in real], first[-1].clips) or (None, None)
+    return Assessment([*first, *made], psnr, ssim, reason, split)
 
 
 def _source(clip_set: Clips, settings: Evaluate) -> tuple[str, str]:

@@ -10,6 +10,8 @@ from mugv.stages.base import StageContext
 from mugv.stages.graph import build_graph
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from mugv.evaluation.report import Curve
     from mugv.generation import Generator
 
@@ -28,8 +30,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     assessment = assess(clip_set, generator.vae, generator, settings, ctx.progress)
     loss, loss_clips = _validation_loss(ctx, generator)
     metrics = {**assessment.metrics(), **loss}
-    networks = {"VideoVAE": generator.vae, "MUG-DiT": generator.model}
-    parameters = {network: sum(p.numel() for p in module.parameters()) for network, module in networks.items()}
+    parameters = {"VideoVAE": _parameters(generator.vae), "MUG-DiT": _parameters(generator.model)}
     output.write_metrics(assessment, metrics, ctx.out, settings.sampler, generator.size, generator.frames)
     sheets = output.write_samples(assessment, ctx.out, generator.fps)
     data = ReportData(
@@ -49,6 +50,10 @@ def run(ctx: StageContext) -> dict[str, float]:
     )
     save_report(data, ctx.out)
     return metrics
+
+
+def _parameters(network: Module) -> int:
+    return sum(p.numel() for p in network.parameters())
 
 
 def _validation_loss(ctx: StageContext, generator: Generator) -> tuple[dict[str, float], int]:
