@@ -145,4 +145,3 @@ def _environment(task: dsl.PipelineTask) -> None:
 def cluster_name(prefix: str, recipe: Recipe) -> str:
     """A pipeline name that Kubernetes accepts: lower case letters, digits and dashes."""
     return "-".join([prefix, *"".join(c if c.isalnum() else " " for c in recipe.name.lower()).split()])
-

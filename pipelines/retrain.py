@@ -22,9 +22,7 @@ def build_pipeline(recipe: Recipe, repository: str = "", path: str = "videos", r
     defaults = (recipe_to_json(recipe), repository, path if repository else "", revision)
 
     @dsl.pipeline(name=cluster_name("mugv-retrain", recipe), description="Train again when data or code changed.")
-    def retrain(
-        recipe: str = defaults[0], repository: str = defaults[1], path: str = defaults[2], revision: str = defaults[3]
-    ) -> None:
+    def retrain(recipe: str = defaults[0], repository: str = defaults[1], path: str = defaults[2], revision: str = defaults[3]) -> None:
         resolved = load_component("resolve_data")(recipe=recipe, repository=repository, path=path, revision=revision)
         resources = settings.recipe.resources
         place(resolved, resources.data, resources.image_data, settings.retries)

@@ -7,9 +7,9 @@ from kfp.dsl import Artifact, Output
 
 
 @dsl.component(base_image="mugv/data-python:dev", install_kfp_package=False)
-def resolve_data(
-    recipe: str, repository: str, path: str, revision: str, resolved: Output[Artifact]
-) -> NamedTuple("Decided", [("decision", str), ("resolved_recipe", str)]):
+def resolve_data(recipe: str, repository: str, path: str, revision: str, resolved: Output[Artifact]) -> NamedTuple(
+    "Decided", [("decision", str), ("resolved_recipe", str)]
+):
     """Resolve the data of a retraining and say whether anything changed since the champion.
 
     Args:

@@ -1,7 +1,7 @@
 """Writes components/<name>/README.md from the component's signature, its docstring and metadata.yaml.
 
-    python -m mugv.platform.component_docs            write them
-    python -m mugv.platform.component_docs --check    exit 1 and name the stale ones
+python -m mugv.platform.component_docs            write them
+python -m mugv.platform.component_docs --check    exit 1 and name the stale ones
 """
 
 from __future__ import annotations
@@ -65,7 +65,14 @@ def _readme(name: str) -> Path:
 def _table(title: str, head: list[str], rows: list[list[str]]) -> list[str]:
     if not rows:
         return []
-    return [f"## {title}", "", f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |", *(f"| {' | '.join(r)} |" for r in rows), ""]
+    return [
+        f"## {title}",
+        "",
+        f"| {' | '.join(head)} |",
+        f"| {' | '.join('---' for _ in head)} |",
+        *(f"| {' | '.join(r)} |" for r in rows),
+        "",
+    ]
 
 
 def _input_row(name: str, spec: Any, words: dict[str, str]) -> list[str]:

@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mugv.errors import UserError
 from mugv.platform.dvc_data import DataVersion, fetch, resolve
+from mugv.platform.records import ERROR_MARK
 from mugv.recipe import Recipe, recipe_from_json, recipe_to_json
-from mugv.stages.execute import ERROR_MARK, RunEnvironment, resolve_data_digest
+from mugv.stages.execute import RunEnvironment, resolve_data_digest
 from mugv.stages.graph import node_keys
 
-KEY_TAG = "mugv.key.evaluate"
+if TYPE_CHECKING:
+    from mugv.platform.registry import Version
+
 CHANGED, UNCHANGED = "changed", "unchanged"
 
 
@@ -47,12 +51,9 @@ def decide(recipe_json: str, repository: str, path: str, revision: str) -> Decis
         raise UserError("retrain: path and revision need a repository (a folder or URL with a DVC project)")
     digest = resolve_data_digest(recipe)
     key = node_keys(recipe, digest)["evaluate"]
-    champion, trained = _champion(recipe.register_.model, environment.tracking_uri)
-    if champion and trained == key:
-        reason = f"neither data nor code nor recipe changed since {recipe.register_.model} version {champion} (champion): nothing to train"
-        return Decision(UNCHANGED, reason, recipe, digest, key, version)
-    reason = f"data, code or recipe changed since version {champion}" if champion else f"{recipe.register_.model} has no champion yet"
-    return Decision(CHANGED, reason, recipe, digest, key, version)
+    model = recipe.register_.model
+    decision, reason = _compare(_present_champion(model, environment), model, digest, key)
+    return Decision(decision, reason, recipe, digest, key, version)
 
 
 def write(decision: Decision, path: Path) -> None:
@@ -73,19 +74,29 @@ def _with_videos(recipe: Recipe, folder: Path, version: DataVersion) -> Recipe:
     return recipe.model_copy(update={"data": data})
 
 
-def _champion(model: str, tracking_uri: str) -> tuple[str, str]:
-    """Version of the present champion and the `evaluate` key it was registered with; empty strings without one."""
-    import mlflow
+def _compare(champion: Version | None, model: str, digest: str, key: str) -> tuple[str, str]:
+    """Decision and reason. The key of `evaluate` stands for all that decides a result: data, code and recipe."""
+    if champion is None:
+        return CHANGED, f"{model} has no champion yet"
+    since = f"since {model} version {champion.version} (champion)"
+    if champion.keys.get("evaluate") == key:
+        return UNCHANGED, f"neither data nor code nor recipe changed {since}: nothing to train"
+    if champion.tags.get("mugv.data") != (digest or "sample footage"):
+        return CHANGED, f"the data changed {since}"
+    return CHANGED, f"the code or the recipe changed {since}"
+
+
+def _present_champion(model: str, environment: RunEnvironment) -> Version | None:
     from mlflow.exceptions import MlflowException
 
-    client = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
+    from mugv.platform.registry import Registry
+    from mugv.platform.tracking import Tracking
+
+    uri = environment.tracking_uri or Tracking.of_state(environment.state).uri
     try:
-        version = client.get_model_version_by_alias(model, "champion")
-    except MlflowException as error:
-        if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-            return "", ""
-        raise UserError(f"MLflow at {tracking_uri} does not answer: {str(error).splitlines()[0]}") from error
-    return str(version.version), str(version.tags.get(KEY_TAG, ""))
+        return Registry(uri).champion(model)
+    except (MlflowException, ConnectionError) as error:
+        raise UserError(f"MLflow {uri} does not answer: {str(error).splitlines()[0][:200]}") from error
 
 
 def component_main(recipe_json: str, repository: str, path: str, revision: str, output: str) -> tuple[str, str]:

@@ -81,7 +81,9 @@ def test_a_stale_readme_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path, caps
 
 def test_metadata_without_a_stability_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "metadata.yaml").write_text("name: x\nstability: finished\ndependencies: {a: []}\ntags: [t]\nlastVerified: 2026-01-01\n")
+    (tmp_path / "x" / "metadata.yaml").write_text(
+        "name: x\nstability: finished\ndependencies: {a: []}\ntags: [t]\nlastVerified: 2026-01-01\n"
+    )
     monkeypatch.setattr(component_docs, "ROOT", tmp_path)
     with pytest.raises(ValueError, match="stability one of"):
         component_docs.read_metadata("x")
