@@ -1,0 +1,166 @@
+"""The VideoVAE keeps the released structure and its frame bookkeeping."""
+
+import pytest
+import torch
+
+from mugv.errors import UserError
+from mugv.recipe.models import VAEModel
+from mugv.vae import VideoVAE, count_parameters, load_vae, save_vae
+from mugv.vae.temporal import DepthToTime
+
+TINY = VAEModel(
+    base_channels=8, channel_multipliers=(1, 1, 2, 2), blocks_per_level=1, temporal_channels=(8, 8, 16, 16), temporal_blocks=1, groups=4
+)
+
+
+@pytest.fixture(scope="module")
+def vae() -> VideoVAE:
+    """Random weights on every branch: the silent residual branches of a fresh net would hide mistakes."""
+    torch.manual_seed(0)
+    net = VideoVAE(TINY)
+    for parameter in net.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    return net.eval()
+
+
+def encode(vae: VideoVAE, video: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return vae.encode(video).mean
+
+
+def test_the_published_size_has_the_released_parameter_count():
+    with torch.device("meta"):
+        net = VideoVAE(VAEModel())
+    parts = {
+        "spatial encoder": (net.spatial_vae.encoder, 34_163_592),
+        "spatial decoder": (net.spatial_vae.decoder, 49_490_179),
+        "temporal encoder": (net.temporal_vae.encoder, 146_639_792),
+        "temporal decoder": (net.temporal_vae.decoder, 181_456_384),
+    }
+    assert {k: sum(p.numel() for p in m.parameters()) for k, (m, _) in parts.items()} == {k: n for k, (_, n) in parts.items()}
+    assert sum(p.numel() for p in net.spatial_vae.image_only()) == 37_896 + 18_944
+    assert count_parameters(VAEModel()) == 411_752_900
+    assert net.logvar.shape == ()
+    assert set(dict(net.named_buffers())) == {"shift", "scale"}
+
+
+def test_the_trunk_keeps_the_names_of_an_sdxl_autoencoder():
+    with torch.device("meta"):
+        names = VideoVAE(VAEModel()).spatial_vae.state_dict()
+    shapes = {
+        "encoder.conv_in.weight": (128, 3, 3, 3),
+        "encoder.down_blocks.1.resnets.0.conv_shortcut.weight": (256, 128, 1, 1),
+        "encoder.down_blocks.2.downsamplers.0.conv.weight": (512, 512, 3, 3),
+        "encoder.mid_block.attentions.0.to_out.0.bias": (512,),
+        "encoder.mid_block.attentions.0.group_norm.weight": (512,),
+        "encoder.conv_out.weight": (8, 512, 3, 3),
+        "decoder.conv_in.weight": (512, 4, 3, 3),
+        "decoder.up_blocks.3.resnets.2.conv2.weight": (128, 128, 3, 3),
+        "decoder.up_blocks.0.upsamplers.0.conv.bias": (512,),
+        "decoder.conv_norm_out.weight": (128,),
+    }
+    assert {name: tuple(names[name].shape) for name in shapes} == shapes
+    assert "encoder.down_blocks.3.downsamplers.0.conv.weight" not in names
+    assert len(names) == 244
+
+
+@pytest.mark.parametrize(("frames", "latents"), [(8, 1), (9, 2), (17, 3), (73, 10), (105, 14)])
+def test_a_clip_gets_the_published_number_of_latents(vae, frames, latents):
+    mean = encode(vae, torch.rand(1, 3, frames, 16, 16))
+    assert mean.shape == (1, 24, latents, 2, 2)
+    with torch.no_grad():
+        decoded = vae.decode(mean)
+        clip = vae.decode_clip(mean)
+    assert decoded.shape == (1, 3, 8 * latents, 16, 16)
+    assert clip.shape[2] == 1 + 8 * (latents - 1)
+    assert torch.equal(clip, decoded[:, :, 7:])
+
+
+def test_thirteen_latents_decode_to_104_frames_in_windows_of_six_six_one(vae):
+    z = torch.randn(1, 24, 13, 2, 2)
+    with torch.no_grad():
+        whole = vae.decode(z)
+        parts = [vae.decode_window(z[:, :, a:b]) for a, b in ((0, 6), (6, 12), (12, 13))]
+    assert whole.shape[2] == 104
+    assert torch.allclose(whole, torch.cat(parts, 2), atol=1e-6)
+    with torch.no_grad():
+        assert not torch.allclose(whole, vae.decode(z, window=4), atol=1e-3)
+
+
+def test_a_change_in_frames_8_to_15_reaches_latent_1_only(vae):
+    video = torch.rand(1, 3, 24, 16, 16)
+    other = video.clone()
+    other[:, :, 8:16] = torch.rand(1, 3, 8, 16, 16)
+    change = (encode(vae, video) - encode(vae, other)).abs().amax(dim=(0, 1, 3, 4))
+    assert change[1] > 1e-3
+    assert change[0] == 0
+    assert change[2] == 0
+
+
+def test_a_still_image_has_the_first_latent_of_a_clip_that_starts_with_it(vae):
+    video = torch.rand(1, 3, 17, 16, 16)
+    still = encode(vae, video[:, :, :1].expand(-1, -1, 8, -1, -1))
+    assert torch.allclose(still[:, :, 0], encode(vae, video)[:, :, 0], atol=1e-5)
+
+
+def test_encoding_with_and_without_gradients_agrees(vae):
+    video = torch.rand(2, 3, 9, 16, 16)
+    assert torch.allclose(vae.encode(video).mean.detach(), encode(vae, video), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 3, 10, 16, 16), (1, 3, 0, 16, 16), (1, 3, 8, 24, 16), (1, 3, 8, 16, 20), (1, 1, 8, 16, 16), (3, 8, 16, 16)]
+)
+def test_a_wrong_size_is_the_users_mistake(vae, shape):
+    with pytest.raises(UserError):
+        vae.encode(torch.zeros(shape))
+
+
+def test_depth_to_time_takes_time_as_the_fastest_channel():
+    layer = DepthToTime(1)
+    with torch.no_grad():
+        layer.conv.weight.zero_()
+        layer.conv.bias.copy_(torch.tensor([10.0, 20.0]))
+        out = layer(torch.zeros(1, 1, 2, 1, 1))
+    assert out.flatten().tolist() == [10, 20, 10, 20]
+
+
+def test_bf16_stays_close_to_fp32(vae):
+    video = torch.rand(1, 3, 8, 32, 32) * 2 - 1
+    exact = encode(vae, video)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = encode(vae, video)
+    assert rough.dtype == torch.float32
+    assert (rough - exact).norm() < 0.05 * exact.norm()
+
+
+def test_a_fresh_net_has_a_small_posterior_noise_and_a_signal():
+    with torch.no_grad():
+        posterior = VideoVAE(TINY).encode(torch.rand(1, 3, 8, 32, 32))
+    assert float(posterior.logvar.mean()) == pytest.approx(-6.0)
+    assert 0.1 < float(posterior.mean.std()) < 10
+    noise = posterior.sample(torch.Generator().manual_seed(0)) - posterior.mean
+    assert float(noise.std()) == pytest.approx(0.05, rel=0.3)
+
+
+def test_a_saved_vae_comes_back_with_the_same_output(vae, tmp_path):
+    save_vae(vae, tmp_path)
+    again = load_vae(tmp_path)
+    video = torch.rand(1, 3, 8, 16, 16)
+    assert torch.equal(encode(vae, video), encode(again, video))
+
+
+def test_a_broken_vae_folder_is_named_in_one_line(vae, tmp_path):
+    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
+        load_vae(tmp_path)
+    save_vae(vae, tmp_path)
+    other = TINY.model_copy(update={"latent_channels": 16})
+    (tmp_path / "config.json").write_text(other.model_dump_json())
+    with pytest.raises(UserError, match=r"9 tensors differ, first scale, shift, temporal_vae\.decoder\.conv1"):
+        load_vae(tmp_path)
+    save_vae(vae, tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="no readable VAE"):
+        load_vae(tmp_path)
