@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     import torch
 
     from mugv.dataset.clipset import ClipRow, ClipSet
+    from mugv.dataset.latentset import LatentNorm
     from mugv.vae import VideoVAE
+
+    Moments = tuple[torch.Tensor, torch.Tensor]
 
 
 def run(ctx: StageContext) -> dict[str, float]:
@@ -23,14 +26,14 @@ def run(ctx: StageContext) -> dict[str, float]:
     clips, vae = ClipSet.open(ctx.inputs["clips"]), load_vae(ctx.inputs["vae"]).eval()
     rows = clips.rows()
     sizes = sorted(ctx.recipe.encode.sizes)
-    raw = {size: _encode_all(ctx, clips, rows, vae, size, i) for i, size in enumerate(sizes)}
+    encoded = {size: _encode_all(ctx, clips, rows, vae, size, i) for i, size in enumerate(sizes)}
     train = [i for i, r in enumerate(rows) if r.split == "train"]
-    norm = _measure(raw[sizes[-1]][train])
+    norm = _measure(*(part[train] for part in encoded[sizes[-1]]))
     encoder = open_encoder(ctx.recipe.text)
     write_latent_set(
         ctx.out,
         [LatentRow(r.clip_id, r.split, r.caption, r.score, r.fps, i) for i, r in enumerate(rows)],
-        {size: norm.normalise(z) for size, z in raw.items()},
+        {size: norm.normalise(mean) for size, (mean, _) in encoded.items()},
         encoder.encode([r.caption for r in rows]),
         encoder.encode_null(),
         norm,
@@ -39,26 +42,30 @@ def run(ctx: StageContext) -> dict[str, float]:
     return {"clips": len(rows), "train_clips": len(train), "latent_std_smallest": min(norm.scale), "latent_std_largest": max(norm.scale)}
 
 
-def _encode_all(ctx: StageContext, clips: ClipSet, rows: list[ClipRow], vae: VideoVAE, size: tuple[int, int], done: int) -> torch.Tensor:
-    """Posterior means [N, C, T, h, w] of all rows at a size."""
+def _encode_all(ctx: StageContext, clips: ClipSet, rows: list[ClipRow], vae: VideoVAE, size: tuple[int, int], done: int) -> Moments:
+    """Posterior means and variances, each [N, C, T, h, w], of all rows at a size."""
     import numpy as np
     import torch
 
     from mugv.media.resize import resize_crop
 
-    out, batch, total = [], ctx.recipe.encode.batch, len(rows) * len(ctx.recipe.encode.sizes)
+    means, variances, batch = [], [], ctx.recipe.encode.batch
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
         pixels = np.stack([resize_crop(clips.frames(r.clip_id), *size) for r in part])
         with torch.no_grad():
-            video = torch.from_numpy(pixels).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-            out.append(vae.encode(video).mean.float())
-        ctx.progress(done * len(rows) + start + len(part), total, {})
-    return torch.cat(out)
+            posterior = vae.encode(torch.from_numpy(pixels).permute(0, 4, 1, 2, 3).float() / 127.5 - 1)
+        means.append(posterior.mean.float())
+        variances.append(posterior.logvar.float().exp())
+        ctx.progress(done * len(rows) + start + len(part), len(rows) * len(ctx.recipe.encode.sizes), {})
+    return torch.cat(means), torch.cat(variances)
 
 
-def _measure(z_NCTHW: torch.Tensor):  # type: ignore[no-untyped-def]
+def _measure(mean_NCTHW: torch.Tensor, variance_NCTHW: torch.Tensor) -> LatentNorm:
+    """Mean and standard deviation of each channel of the posterior, its own variance included: a channel that carries nothing has
+    posterior variance near 1 and stays near 0 instead of being blown up to unit noise."""
     from mugv.dataset.latentset import LatentNorm
 
-    mean, std = z_NCTHW.mean((0, 2, 3, 4)), z_NCTHW.std((0, 2, 3, 4)).clamp(min=1e-6)
-    return LatentNorm(tuple(mean.tolist()), tuple(std.tolist()))
+    axes = (0, 2, 3, 4)
+    total = mean_NCTHW.var(axes) + variance_NCTHW.mean(axes)
+    return LatentNorm(tuple(mean_NCTHW.mean(axes).tolist()), tuple(total.sqrt().clamp(min=1e-6).tolist()))
