@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def fetch(version: DataVersion, repository: str | Path, folder: Path) -> Path:
         return final
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"fetching-{final.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
     with _explained(repository, version.path, version.revision):
         DVCFileSystem(str(repository), rev=version.commit or None).get(version.path, str(temporary), recursive=True)
     temporary.rename(final)

@@ -7,11 +7,12 @@ One dataclass renders both.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -62,12 +63,12 @@ def local_command(spec: LaunchSpec) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={spec.processes_per_node}", *target]
 
 
-def run_local(spec: LaunchSpec, inherit: dict[str, str]) -> int:
+def run_local(spec: LaunchSpec, inherit: Mapping[str, str] | None = None) -> int:
     """Run `spec` here and wait; returns its exit code, negative when a signal ended it, as in subprocess.
 
-    `inherit` is the environment to start from. SIGINT and SIGTERM go on to the processes, which save and stop.
+    `inherit` is the environment to start from; None: this process's. SIGINT and SIGTERM go on to the processes, which save and stop.
     """
-    environment = {**inherit, **spec.environment}
+    environment = {**(os.environ if inherit is None else inherit), **spec.environment}
     if spec.world > 1:
         environment.setdefault("OMP_NUM_THREADS", "1")
     # A session of its own: a Ctrl-C reaches the processes once, through us, and not a second time from the terminal.
