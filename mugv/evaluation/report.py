@@ -153,9 +153,10 @@ def redraw(
     gate: GateDecision | None = None,
     curves: list[Curve] | None = None,
     origins: list[Origin] | None = None,
+    bars: dict[str, float] | None = None,
 ) -> str:
     """The report of an evaluate output with what later stages know; what is not given stays as it was."""
-    given: dict[str, Any] = {"run_id": run_id, "stages": stages, "gate": gate, "curves": curves, "origins": origins}
+    given: dict[str, Any] = {"run_id": run_id, "stages": stages, "gate": gate, "curves": curves, "origins": origins, "bars": bars}
     return render_report(replace(load_report(folder), **{k: v for k, v in given.items() if v is not None}))
 
 

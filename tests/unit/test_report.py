@@ -128,8 +128,11 @@ def test_a_kept_report_is_drawn_again_with_what_later_stages_know(data, tmp_path
     report.save_report(data, tmp_path)
     assert report.load_report(tmp_path) == data
     assert report.redraw(tmp_path) == (tmp_path / "report.html").read_text()
-    page = report.redraw(tmp_path, run_id="run-42", stages=[StageTime("sft", 61.0)], gate=GateDecision(True, "3", []))
-    assert all(text in page for text in ("run-42", "1 min 1 s", "Version 3 is champion", "27.4 dB"))
+    page = report.redraw(
+        tmp_path, run_id="run-42", stages=[StageTime("sft", 61.0)], gate=GateDecision(True, "3", []), bars={"t2v_seen_colour": 0.97}
+    )
+    assert "threshold 0.80" not in page
+    assert all(text in page for text in ("run-42", "threshold 0.97", "1 min 1 s", "Version 3 is champion", "27.4 dB"))
 
 
 def test_curves_are_the_losses_of_a_metrics_file(tmp_path):
