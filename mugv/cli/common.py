@@ -13,6 +13,8 @@ import typer
 from mugv.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mugv.recipe import Recipe
 
 P = ParamSpec("P")
@@ -43,6 +45,14 @@ def one_line_errors(function: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(2) from None
 
     return command
+
+
+def open_console() -> Console:
+    """For people at a terminal; lines that go to a file or a pipe are not cut at 80 columns."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=240)
 
 
 def state_folder(given: Path | None) -> Path:

@@ -10,14 +10,13 @@ from typing import Annotated
 
 import typer
 
-from mugv.cli.common import StateOption, existing_state, state_folder
+from mugv.cli.common import StateOption, existing_state, open_console, state_folder
 
 
 def runs(state: StateOption = None, limit: Annotated[int, typer.Option(help="How many, newest first.")] = 20) -> None:
     """The runs of a state folder."""
     from itertools import islice
 
-    from rich.console import Console
     from rich.table import Table
 
     from mugv.platform.records import all_runs
@@ -28,19 +27,17 @@ def runs(state: StateOption = None, limit: Annotated[int, typer.Option(help="How
         hits = sum(stage["status"] in ("hit", "not needed") for stage in stages)
         seconds = f"{run['ended'] - run['started']:.0f}" if "ended" in run else ""
         table.add_row(record.run, run["name"], str(run["videos"] or "sample footage"), run["status"], seconds, str(len(stages)), str(hits))
-    Console().print(table)
+    open_console().print(table)
 
 
 def show(run: Annotated[str, typer.Argument(help="Run id, the start of one, or latest.")] = "latest", state: StateOption = None) -> None:
     """One run: stages, cost, outputs, the judge's table."""
-    from rich.console import Console
-
     from mugv.cli.summary import print_judge, print_result, print_stages
     from mugv.platform.records import find_run
 
     record = find_run(existing_state(state), run)
     described = record.read()
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console()
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(described["started"]))
     git = described["git"]
     console.print(f"run {record.run}  recipe {described['name']}  started {started}  {described['status']}", markup=False)

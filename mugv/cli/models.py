@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mugv.cli.common import StateOption, existing_state, state_folder
+from mugv.cli.common import StateOption, existing_state, open_console, state_folder
 
 if TYPE_CHECKING:
     from mugv.platform.registry import Registry
@@ -32,15 +32,13 @@ def lineage(
     state: StateOption = None,
 ) -> None:
     """Where a model came from: run, stages, checkpoints, data, commit, recipe."""
-    from rich.console import Console
-
     from mugv.platform.lineage import lineage_tree
 
     registry = open_registry(state)
     version = registry.resolve(model)
     champion = registry.champion(version.name)
     aliases = ["champion"] if champion and champion.version == version.version else []
-    Console(soft_wrap=True).print(lineage_tree(version, registry.lineage(version), aliases))
+    open_console().print(lineage_tree(version, registry.lineage(version), aliases), crop=False, no_wrap=True, overflow="ignore")
 
 
 def promote(

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mugv.cli.common import CaptionsOption, RecipeOption, SetOption, StateOption, VideosOption, read_recipe, state_folder
+from mugv.cli.common import CaptionsOption, RecipeOption, SetOption, StateOption, VideosOption, open_console, read_recipe, state_folder
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mugv.recipe import Recipe
     from mugv.recipe.schema import TrainStage
     from mugv.stages.graph import Node
@@ -37,7 +39,6 @@ def plan(
     state: StateOption = None,
 ) -> None:
     """The stages, hit or miss, parameters, tokens, FLOPs, memory, expected time."""
-    from rich.console import Console
     from rich.table import Table
 
     from mugv.stages.graph import build_graph
@@ -55,7 +56,7 @@ def plan(
         seconds, how = expected_seconds(resolved, node, cost, folder)
         total += seconds if status[node.name] == "miss" else 0.0
         table.add_row(node.name, status[node.name], *_cells(cost), f"{how}{_time(seconds)}" if seconds else "")
-    console = Console(soft_wrap=True, highlight=False)
+    console = open_console()
     console.print(table)
     _print_models(console, resolved)
     misses = sum(s == "miss" for s in status.values())
@@ -164,12 +165,9 @@ def _time(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 200_000 else f"{seconds / 86400:.1f} days"
 
 
-def _print_models(console: object, recipe: Recipe) -> None:
-    from rich.console import Console
-
+def _print_models(console: Console, recipe: Recipe) -> None:
     from mugv.training.flops import dit_parameters
     from mugv.vae.model import count_parameters
 
-    assert isinstance(console, Console)
     dit, vae = dit_parameters(recipe.dit, recipe.text.width), count_parameters(recipe.vae.model)
     console.print(f"DiT {dit:,} parameters, VAE {vae:,} parameters, world {recipe.parallel.world}")

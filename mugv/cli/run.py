@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mugv.cli.common import CaptionsOption, RecipeOption, SetOption, StateOption, VideosOption, read_recipe, state_folder
+from mugv.cli.common import CaptionsOption, RecipeOption, SetOption, StateOption, VideosOption, open_console, read_recipe, state_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,15 +37,13 @@ def run(
 
 def run_locked(recipe: Recipe, state: Path) -> int:
     """One run with the state folder held; returns the exit code."""
-    from rich.console import Console
-
     from mugv.platform.records import RunRecord, new_run_id
     from mugv.platform.tracking import Forwarder, Tracking
     from mugv.stages.execute import resolve_data_digest
     from mugv.stages.graph import build_graph, node_keys
     from mugv.store import explained
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console()
     data_digest = resolve_data_digest(recipe)
     keys = node_keys(recipe, data_digest)
     record = RunRecord.of(state, new_run_id())

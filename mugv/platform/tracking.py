@@ -50,6 +50,8 @@ class Tracking:
         # One short try instead of minutes inside the library: the forwarder has its own pauses.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         import mlflow
 
         return mlflow.MlflowClient(self.uri, registry_uri=self.uri)

@@ -134,7 +134,11 @@ def _run_stage(node: Node, recipe: Recipe, refs: dict[str, Ref], environment: Ru
     resumed = work.exists()
     refusal = f"stage {node.name}: process {{}} of an earlier run still works on it; wait for it or end it"
     with file_lock(work / "pid", refusal):
-        return _work(node, recipe, refs, environment, store, work, out, resumed)
+        try:
+            return _work(node, recipe, refs, environment, store, work, out, resumed)
+        finally:
+            # After a failure too: on a full disk this makes room for the record that says so.
+            shutil.rmtree(out, ignore_errors=True)
 
 
 def _work(

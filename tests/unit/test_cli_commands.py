@@ -1,0 +1,122 @@
+"""The command line: starts fast, imports nothing heavy, and turns every mistake into one line and exit code 2."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from recipes import write_recipe
+from typer.testing import CliRunner
+
+from mugv.cli.main import app
+from mugv.errors import UserError
+from mugv.platform.records import RunRecord, find_run, new_run_id
+
+
+def mugv(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, arguments)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_help_is_fast_and_imports_nothing_heavy() -> None:
+    program = "import sys, mugv.cli.main; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "kfp", "mlflow", "av", "cv2", "pandas", "numpy", "megatron"} & set(loaded)
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "mugv.cli.main", "--help"], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - began)
+    assert "schedule" in done.stdout
+    assert min(seconds) < 0.5
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MUGV_STATE", str(tmp_path / "state"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return str(write_recipe(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--recipe", "no.yaml"], "recipe no.yaml: cannot be read (No such file or directory)"),
+        (["run", "--set", "curation.sharp=1"], "curation.sharp: unknown key; accepted here:"),
+        (["run", "--set", "seed=many"], "seed: Input should be a valid integer"),
+        (["run", "--set", "parallel.tensor=3"], "parallel: world 1 is not a multiple of tensor x pipeline x context = 3"),
+        (["run", "--videos", "nowhere"], "--videos nowhere: not a folder; give the folder that holds the video files"),
+        (["run", "--captions", "nowhere"], "--captions nowhere: no such file"),
+        (["show"], "does not exist; `mugv run` makes it, or give another one with --state"),
+        (["runs"], "does not exist; `mugv run` makes it"),
+        (["lineage"], "does not exist; `mugv run` makes it"),
+        (["generate", "a red circle", "-o", "x.gif"], "-o x.gif: must end in .mp4"),
+        (["generate", "a", "--model", "models:/m/1", "--checkpoint", "c"], "--model and --checkpoint exclude each other"),
+        (["generate", "a", "--image", "none.png"], "--image none.png: no such file"),
+        (["generate", "a", "--checkpoint", "none"], "none: not a folder; give a folder or the URI of an output"),
+        (["stage", "nothing", "--out", "x"], "stage nothing: not in this recipe's graph; it has footage, scan, "),
+        (["stage", "scan", "--out", "x"], "stage scan: reads --input footage, got nothing"),
+        (["stage", "scan", "--out", "x", "--input", "footage"], "--input footage: expected NAME=PATH"),
+        (["compile", "-o", "x.txt"], "output x.txt must end in .yaml"),
+        (["schedule", "--cron", "0 3 * * *"], "cron"),
+    ],
+)
+def test_mistake_is_one_line_that_names_it_and_exit_2(recipe: str, arguments: list[str], message: str) -> None:
+    if "--recipe" not in arguments and arguments[0] in ("run", "stage", "compile", "schedule"):
+        arguments = [*arguments, "--recipe", recipe]
+    code, _, err = mugv(*arguments)
+    assert code == 2
+    assert re.fullmatch(r"error: [^\n]+\n", err), err
+    assert message in err
+
+
+def test_plan_of_the_published_system_has_its_parameter_counts(recipe: str) -> None:
+    code, out, err = mugv("plan", "--recipe", "configs/mugv-10b.yaml")
+    assert code == 0, err
+    assert "DiT 10,830,321,984 parameters, VAE 411,752,900 parameters" in out
+
+
+def test_plan_writes_nothing(recipe: str, tmp_path: Path) -> None:
+    code, out, _ = mugv("plan", "--recipe", recipe)
+    assert code == 0
+    assert re.search(r"^footage +miss ", out, re.MULTILINE)
+    assert "15 of 15 stages would run" in out
+    assert not (tmp_path / "state").exists()
+
+
+def test_run_is_found_by_the_start_of_its_name_or_as_latest(tmp_path: Path) -> None:
+    for name in ("20260101-000000-aaaa", "20260102-000000-bbbb"):
+        RunRecord.of(tmp_path, name).update(run=name)
+    assert find_run(tmp_path, "20260101").run == "20260101-000000-aaaa"
+    assert find_run(tmp_path, "latest").run == "20260102-000000-bbbb"
+    with pytest.raises(UserError, match="run 2026: 2 runs of that name"):
+        find_run(tmp_path, "2026")
+    with pytest.raises(UserError, match=r"run x: no run of that name .* known: 20260102-000000-bbbb"):
+        find_run(tmp_path, "x")
+
+
+def test_run_names_sort_by_time_and_differ() -> None:
+    names = [new_run_id() for _ in range(50)]
+    assert len(set(names)) > 45
+    assert sorted(names)[0][:13] == names[0][:13]
+
+
+@pytest.mark.parametrize("kind", ["full", "read-only"])
+def test_state_folder_that_cannot_be_written_is_one_line_and_exit_2(recipe: str, tmp_path: Path, kind: str) -> None:
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    option = "size=4k" if kind == "full" else "ro"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", str(mount)], capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        if kind == "full":
+            (mount / "filler").write_bytes(b"x" * os.statvfs(mount).f_bavail * os.statvfs(mount).f_frsize)
+        code, _, err = mugv("run", "--recipe", recipe, "--state", str(mount))
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+    assert code == 2
+    assert re.fullmatch(r"error: [^\n]+\n", err), err
+    assert ("No space left on device" if kind == "full" else "Read-only file system") in err
