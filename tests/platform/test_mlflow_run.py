@@ -35,7 +35,6 @@ NODES = [
     "train_vae",
     "encode",
     "pretrain-0",
-    "sft",
     "evaluate",
     "register",
 ]
