@@ -27,7 +27,7 @@ def build_pipeline(recipe: Recipe, repository: str = "", path: str = "videos", r
         resources = settings.recipe.resources
         place(resolved, resources.data, resources.image_data, settings.retries)
         resolved.set_display_name("resolve-data").set_caching_options(False)
-        with dsl.If(resolved.outputs["decision"] == CHANGED, name="changed"):
+        with dsl.If(resolved.outputs["Output"] == CHANGED, name="changed"):
             add_tasks(build_graph(settings.recipe), resolved.outputs["resolved_recipe"], settings)
 
     return retrain

@@ -1,15 +1,13 @@
 """KFP component that opens retraining: resolves the data and decides. The work is in mugv/stages/resolve_data.py."""
 
-from typing import NamedTuple
-
 from kfp import dsl
-from kfp.dsl import Artifact, Output
+from kfp.dsl import Artifact, Output, OutputPath
 
 
 @dsl.component(base_image="mugv/data-python:dev", install_kfp_package=False)
-def resolve_data(recipe: str, repository: str, path: str, revision: str, resolved: Output[Artifact]) -> NamedTuple(
-    "Decided", [("decision", str), ("resolved_recipe", str)]
-):
+def resolve_data(
+    recipe: str, repository: str, path: str, revision: str, resolved: Output[Artifact], resolved_recipe: OutputPath(str)
+) -> str:
     """Resolve the data of a retraining and say whether anything changed since the champion.
 
     Args:
@@ -18,9 +16,11 @@ def resolve_data(recipe: str, repository: str, path: str, revision: str, resolve
         path: Tracked folder of videos in the repository.
         revision: Git revision; empty for the working tree.
         resolved: The decision with its reason, data digest and DVC version.
-        decision: `changed` or `unchanged`.
         resolved_recipe: The recipe with the resolved data in it.
+
+    Returns:
+        `changed` or `unchanged`. It has no name: kfp's local runner cannot evaluate a condition on a named output.
     """
     from mugv.stages.resolve_data import component_main
 
-    return component_main(recipe, repository, path, revision, resolved.path)
+    return component_main(recipe, repository, path, revision, resolved.path, resolved_recipe)

@@ -31,7 +31,7 @@ def render(name: str) -> str:
     lines = [
         f"# {name}",
         "",
-        f"<!-- Generated from component.py and metadata.yaml by `python -m mugv.platform.component_docs`. -->",
+        "<!-- Generated from component.py and metadata.yaml by `python -m mugv.platform.component_docs`. -->",
         "",
         spec.description.strip() if spec.description else "",
         "",

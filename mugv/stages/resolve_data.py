@@ -99,13 +99,14 @@ def _present_champion(model: str, environment: RunEnvironment) -> Version | None
         raise UserError(f"MLflow {uri} does not answer: {str(error).splitlines()[0][:200]}") from error
 
 
-def component_main(recipe_json: str, repository: str, path: str, revision: str, output: str) -> tuple[str, str]:
-    """Body of the KFP component: write the decision to `output`, say it, and return (decision, recipe with the resolved data)."""
+def component_main(recipe_json: str, repository: str, path: str, revision: str, output: str, recipe_output: str) -> str:
+    """Body of the KFP component: write the decision and the recipe with the resolved data; say and return the decision."""
     try:
         decision = decide(recipe_json, repository, path, revision)
     except UserError as error:
         print(f"{ERROR_MARK}{error}", flush=True)
         raise SystemExit(2) from None
     write(decision, Path(output))
+    Path(recipe_output).write_text(recipe_to_json(decision.recipe))
     print(f"retrain: {decision.reason}", flush=True)
-    return decision.decision, recipe_to_json(decision.recipe)
+    return decision.decision

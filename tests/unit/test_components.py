@@ -51,7 +51,8 @@ def test_a_component_that_does_not_compile_is_noticed(name: str, tmp_path) -> No
 def test_a_component_neither_installs_packages_nor_holds_logic(name: str) -> None:
     component = load_component(name)
     text = "".join(component.component_spec.implementation.container.command)
-    assert "pip install" not in text and "-python:" in component.component_spec.implementation.container.image
+    assert "pip install" not in text
+    assert "-python:" in component.component_spec.implementation.container.image
     tree = ast.parse(inspect.getsource(importlib.import_module(f"components.{name}.component")))
     function = next(n for n in tree.body if isinstance(n, ast.FunctionDef))
     assert len(function.body) <= 8, "the work belongs into mugv/stages"
@@ -62,7 +63,8 @@ def test_a_component_neither_installs_packages_nor_holds_logic(name: str) -> Non
 @pytest.mark.parametrize("name", NAMES)
 def test_every_input_and_output_is_described(name: str) -> None:
     rows = [line for line in component_docs.render(name).splitlines() if line.startswith("| `")]
-    assert rows and not [row for row in rows if row.rstrip("| ").endswith("`") and row.count("|") < 5]
+    assert rows
+    assert not [row for row in rows if row.rstrip("| ").endswith("`") and row.count("|") < 5]
     assert not [row for row in rows if row.split("|")[-2].strip() == ""]
 
 

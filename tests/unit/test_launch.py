@@ -114,6 +114,7 @@ def test_launcher_and_cluster_speak_of_the_same_runtime() -> None:
 
     runtime = yaml.safe_load((ROOT / "manifests" / "base" / "runtime.yaml").read_text())
     job = train_job(LaunchSpec("m", image="i"), "a")
-    assert job["spec"]["runtimeRef"]["name"] == runtime["metadata"]["name"] and job["spec"]["runtimeRef"]["kind"] == runtime["kind"]
+    assert job["spec"]["runtimeRef"]["name"] == runtime["metadata"]["name"]
+    assert job["spec"]["runtimeRef"]["kind"] == runtime["kind"]
     names = [j["name"] for j in runtime["spec"]["template"]["spec"]["replicatedJobs"]]
     assert names == ["node"], "the patch of nodes and tolerations names this job"

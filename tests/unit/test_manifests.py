@@ -145,7 +145,8 @@ def test_a_release_overlay_leaves_no_development_image() -> None:
 
 def test_the_mlflow_folder_cannot_shadow_the_package() -> None:
     files = [p.name for p in (ROOT / "mlflow").rglob("*") if p.is_file()]
-    assert "registry.yaml" in files and not [f for f in files if f.endswith((".py", ".pyc"))]
+    assert "registry.yaml" in files
+    assert not [f for f in files if f.endswith((".py", ".pyc"))]
 
 
 def test_the_registry_s_description_names_the_models_of_the_recipes() -> None:
@@ -159,7 +160,8 @@ def test_every_tag_of_a_version_is_described() -> None:
     described = yaml.safe_load((ROOT / "mlflow" / "registry.yaml").read_text())
     text = (ROOT / "mugv" / "stages" / "register.py").read_text() + (ROOT / "mugv" / "platform" / "registry.py").read_text()
     used = set(re.findall(r'"(mugv\.[a-z_.]+[a-z])"', text))
-    assert used and used <= set(described["version_tags"]) | set(described["model_tags"]) | {"mugv.key."}
+    assert used
+    assert used <= set(described["version_tags"]) | set(described["model_tags"]) | {"mugv.key."}
 
 
 @pytest.mark.parametrize("name", ["data", "train"])
@@ -167,10 +169,13 @@ def test_an_image_runs_our_locked_packages_as_an_ordinary_user(name: str) -> Non
     lines = (ROOT / "images" / f"Containerfile.{name}").read_text().splitlines()
     text = "\n".join(lines)
     froms = [line for line in lines if line.startswith("FROM")]
-    assert froms == ["FROM ${BASE}"] and re.search(r"^ARG BASE=python:3\.11", text, re.MULTILINE)
-    assert "requirements.lock" in text and "pip install --no-deps --no-build-isolation ." in text
+    assert froms == ["FROM ${BASE}"]
+    assert re.search(r"^ARG BASE=python:3\.11", text, re.MULTILINE)
+    assert "requirements.lock" in text
+    assert "pip install --no-deps --no-build-isolation ." in text
     last_user = [line for line in lines if line.startswith("USER")][-1]
-    assert last_user == "USER 10001" and lines.index(last_user) > max(i for i, line in enumerate(lines) if line.startswith("RUN"))
+    assert last_user == "USER 10001"
+    assert lines.index(last_user) > max(i for i, line in enumerate(lines) if line.startswith("RUN"))
     for copied in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE):
         for path in copied.split():
             assert path == "requirements.lock" or (ROOT / path).exists(), path

@@ -35,7 +35,8 @@ def test_the_curriculum_keeps_the_paper_s_order(recipe: Recipe) -> None:
     stages = recipe.pretrain
     assert [s.expand.factor if s.expand else 1 for s in stages] == [1, 2, 1, 1], "1728 wide first, 3456 after"
     assert [s.size for s in stages] == [(352, 640), (352, 640), (352, 640), (720, 1280)]
-    assert [s.frames for s in stages] == sorted(s.frames for s in stages) and stages[-1].frames == 105
+    assert [s.frames for s in stages] == sorted(s.frames for s in stages)
+    assert stages[-1].frames == 105
     shares = [sum(s.mask.model_dump().values()) for s in stages]
     assert shares[:2] == [0, 0] and all(0.2 < share < 0.3 for share in shares[2:]), "masking starts in the second curriculum stage"
     annealed = stages[1].image_fraction
@@ -45,7 +46,8 @@ def test_the_curriculum_keeps_the_paper_s_order(recipe: Recipe) -> None:
 def test_the_layout_fits_the_machines(recipe: Recipe) -> None:
     layout, pool = recipe.parallel, recipe.resources.train
     assert (layout.world, layout.tensor, layout.pipeline, layout.data) == (512, 4, 4, 32)
-    assert layout.world % recipe.resources.gpus_per_node == 0 and pool.gpus == recipe.resources.gpus_per_node
+    assert layout.world % recipe.resources.gpus_per_node == 0
+    assert pool.gpus == recipe.resources.gpus_per_node
     assert pool.gpus % layout.tensor == 0, "tensor parallel ranks must share a node"
 
 
@@ -56,7 +58,8 @@ def test_every_gpu_task_asks_for_its_gpus_and_its_nodes(recipe: Recipe, ir: tupl
         container = document["deploymentSpec"]["executors"][name]["container"]
         accelerator = container["resources"].get("accelerator", {})
         if node.pool == "data":
-            assert not accelerator and platform[name]["nodeSelector"]["labels"] == {"mugv.io/pool": "data"}
+            assert not accelerator
+            assert platform[name]["nodeSelector"]["labels"] == {"mugv.io/pool": "data"}
         else:
             assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("nvidia.com/gpu", "8"), node.name
             assert platform[name]["nodeSelector"]["labels"] == {"mugv.io/pool": "h100"}
@@ -67,7 +70,8 @@ def test_the_number_of_tasks_follows_the_recipe(recipe: Recipe, ir: tuple[dict, 
     names = set(tasks(ir[0]))
     assert {n for n in names if n.startswith("pretrain")} == {f"pretrain-{k}" for k in range(4)}
     assert {n for n in names if n.startswith("align")} == {f"align-{j}" for j in range(4)}
-    assert {"sft", "candidates", "shards"} <= names and "footage" not in names
+    assert {"sft", "candidates", "shards"} <= names
+    assert "footage" not in names
 
 
 def test_256_shards_do_not_make_256_tasks_in_the_ir(ir: tuple[dict, dict], recipe: Recipe) -> None:

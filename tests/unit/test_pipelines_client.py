@@ -28,7 +28,8 @@ def test_a_submitted_run_carries_the_whole_pipeline(recorder: Recorder) -> None:
     recipe = full_recipe()
     assert submit(recipe, recorder.url, {"train_vae": "k" * 64}) == "r-1"
     run = recorder.body("runs")
-    assert run["experiment_id"] == "e-1" and run["display_name"] == "Micro Test-train"
+    assert run["experiment_id"] == "e-1"
+    assert run["display_name"] == "Micro Test-train"
     spec = run["pipeline_spec"]["pipeline_spec"]
     assert spec["pipelineInfo"]["name"] == "mugv-train-micro-test"
     assert spec["root"]["dag"]["tasks"]["train-vae"]["cachingOptions"]["cacheKey"] == "k" * 64
@@ -79,7 +80,8 @@ def test_a_right_cron_expression_is_not_refused(good: str) -> None:
 def test_a_wrong_cron_expression_is_explained_before_anything_is_sent(bad: str, why: str, recorder: Recorder) -> None:
     with pytest.raises(UserError, match=why) as caught:
         schedule(minimal_recipe(), recorder.url, bad)
-    assert "\n" not in str(caught.value) and recorder.calls == []
+    assert "\n" not in str(caught.value)
+    assert recorder.calls == []
 
 
 @pytest.mark.parametrize("call", [lambda e: submit(minimal_recipe(), e), lambda e: schedule(minimal_recipe(), e, "0 0 3 * * *")])
