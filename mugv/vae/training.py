@@ -9,6 +9,7 @@ Legend: N clips, B windows, C feature channels, T frames, H W pixels, h w = H/8 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -208,10 +209,12 @@ class VAETask:
         return self.discriminator is not None and phase.parts == "joint" and late
 
     def _update(self) -> float:
-        """Average over ranks, clip, step. Returns the gradient norm before the clip."""
+        """Average over ranks, clip, step. Returns the gradient norm before the clip; FloatingPointError when it is not finite."""
         parameters = [p for p in self.vae.parameters() if p.requires_grad]
         _average_gradients(parameters)
         norm = float(nn.utils.clip_grad_norm_(parameters, CLIP_GRADIENT))
+        if not math.isfinite(norm):
+            raise FloatingPointError("VAE training diverged: the gradient is not finite; lower vae.train.phases[].learning_rate")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm

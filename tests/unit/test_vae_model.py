@@ -6,7 +6,7 @@ import torch
 from mugv.errors import UserError
 from mugv.recipe.models import VAEModel
 from mugv.vae import VideoVAE, count_parameters, load_vae, save_vae
-from mugv.vae.temporal import DepthToTime
+from mugv.vae.temporal import Conv3d, DepthToTime
 
 TINY = VAEModel(
     base_channels=8, channel_multipliers=(1, 1, 2, 2), blocks_per_level=1, temporal_channels=(8, 8, 16, 16), temporal_blocks=1, groups=4
@@ -133,6 +133,16 @@ def test_bf16_stays_close_to_fp32(vae):
         rough = encode(vae, video)
     assert rough.dtype == torch.float32
     assert (rough - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 8])
+def test_bf16_weight_gradients_of_short_windows_are_those_of_fp32(frames):
+    torch.manual_seed(0)
+    conv, x = Conv3d(16, 16, 3), torch.randn(4, 16, frames, 4, 4)
+    exact = torch.autograd.grad(conv(x).square().sum(), conv.weight)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = torch.autograd.grad(conv(x).float().square().sum(), conv.weight)[0]
+    assert float((rough - exact).norm() / exact.norm()) < 0.05
 
 
 def test_a_fresh_net_has_a_small_posterior_noise_and_a_signal():
