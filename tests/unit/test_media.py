@@ -1,0 +1,145 @@
+"""Reading and writing video files: what must survive of pixels, sizes and times."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from footage_tools import encode, scaled, shot, sound_only, truncated
+
+from mugv.media.decode import Frame, VideoReader, read_video, resample
+from mugv.media.encode import write_video
+from mugv.media.probe import NoVideoStream, UnreadableVideo, probe
+from mugv.media.resize import fit_short_side, resize_crop
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2)))
+
+
+def test_written_video_keeps_every_frame_and_its_colours(tmp_path):
+    frames = shot(3)
+    write_video(tmp_path / "a.mp4", frames, 12)
+    back, fps = read_video(tmp_path / "a.mp4")
+    assert back.shape == frames.shape and fps == 12
+    assert psnr(back, frames) > 32
+    assert np.abs(back.mean((0, 1, 2)) - frames.mean((0, 1, 2))).max() < 1
+
+
+def test_equal_frames_give_equal_bytes():
+    def written() -> bytes:
+        buffer = io.BytesIO()
+        write_video(buffer, np.concatenate([shot(k) for k in range(4)]), 12, crf=14)
+        return buffer.getvalue()
+
+    first = written()
+    assert all(written() == first for _ in range(5))
+
+
+def test_an_odd_row_or_column_does_not_stop_the_encoder(tmp_path):
+    write_video(tmp_path / "a.mp4", scaled(shot(), 95, 97), 12)
+    assert read_video(tmp_path / "a.mp4")[0].shape[1:3] == (94, 96)
+
+
+def test_no_frames_is_an_error_and_no_empty_file_passes_for_a_video(tmp_path):
+    with pytest.raises(ValueError, match="at least one frame"):
+        write_video(tmp_path / "a.mp4", np.zeros((0, 8, 8, 3), np.uint8), 12)
+
+
+def test_probe_tells_what_the_file_is(tmp_path):
+    info = probe(encode(tmp_path / "a.mp4", scaled(shot(frames=24), 64, 128)))
+    assert (info.codec, info.width, info.height, info.fps, info.frames, info.seconds) == ("h264", 128, 64, 12.0, 24, 2.0)
+    assert probe(sound_only(tmp_path / "b.mp4")).has_video is False
+
+
+def test_frames_are_upright_when_the_metadata_says_rotated(tmp_path):
+    frames = scaled(shot(), 64, 128)
+    path = encode(tmp_path / "a.mp4", frames, rotation=90)
+    info, back = probe(path), read_video(path)[0]
+    assert (info.width, info.height, info.rotation) == (64, 128, 90)
+    assert psnr(back, np.rot90(frames, 1, axes=(1, 2))) > 30
+    assert VideoReader(path, 32).__iter__().__next__().rgb.shape == (64, 32, 3)
+
+
+def test_odd_size_is_read_whole_and_scaled_to_even_sides(tmp_path):
+    path = encode(tmp_path / "a.mkv", scaled(shot(frames=3), 481, 853), codec="ffv1", pixels="yuv444p")
+    assert read_video(path)[0].shape == (3, 481, 853, 3)
+    assert read_video(path, short_side=96)[0].shape == (3, 96, 170, 3)
+
+
+def test_ten_bit_video_has_the_colours_of_its_eight_bit_twin(tmp_path):
+    frames = shot(1)
+    path = encode(tmp_path / "a.mp4", frames, codec="libx265", pixels="yuv420p10le")
+    back = read_video(path)[0]
+    assert back.dtype == np.uint8 and psnr(back, frames) > 28
+
+
+def test_what_is_transparent_becomes_black_not_hidden_garbage(tmp_path):
+    frames = np.dstack([np.full((32, 32, 3), 200, np.uint8), np.zeros((32, 32, 1), np.uint8)])
+    frames[:, 16:, 3] = 255
+    path = encode(tmp_path / "a.mov", frames[None].repeat(3, 0), codec="qtrle", pixels="argb")
+    back = read_video(path)[0]
+    assert back[:, :, :16].max() == 0 and back[:, :, 16:].min() == 200
+
+
+def test_variable_frame_rate_is_sampled_by_time_not_by_count(tmp_path):
+    times = [0, 40, 80, 120, 500, 1000, 1040, 1080]
+    frames = np.stack([np.full((32, 32, 3), 20 + 25 * k, np.uint8) for k in range(8)])
+    ticks = list(resample(VideoReader(encode(tmp_path / "a.mkv", frames, times=times)), 10))
+    assert [frame.index for frame in ticks] == [0, 2, 3, 3, 3, 4, 4, 4, 4, 4, 5, 7]
+
+
+def test_resampling_at_the_own_rate_repeats_and_drops_nothing():
+    frames = [Frame(k, round(k / 12, 3), np.zeros((2, 2, 3), np.uint8)) for k in range(40)]
+    assert [f.index for f in resample(frames, 12)] == list(range(40))
+    assert [f.index for f in resample(frames[5:], 6)] == list(range(5, 40, 2))
+
+
+def test_a_file_cut_short_gives_its_good_frames_and_says_so(tmp_path):
+    path = truncated(tmp_path / "a.mp4", np.concatenate([shot(k) for k in range(4)]), 0.6, index_first=True)
+    reader = VideoReader(path)
+    count = sum(1 for _ in reader)
+    assert 20 < count < 104 and reader.problem
+    with pytest.raises(UnreadableVideo):
+        read_video(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"this is no video\n" * 20])
+def test_files_that_are_no_video_are_refused_by_name_of_error(tmp_path, data):
+    (tmp_path / "a.mp4").write_bytes(data)
+    with pytest.raises(UnreadableVideo, match="not a video file"):
+        read_video(tmp_path / "a.mp4")
+
+
+def test_sound_without_pictures_is_told_from_a_broken_file(tmp_path):
+    with pytest.raises(NoVideoStream):
+        read_video(sound_only(tmp_path / "a.mp4"))
+
+
+def test_sizes_are_even_and_never_scaled_up():
+    assert fit_short_side(481, 853, 96) == (96, 170)
+    assert fit_short_side(95, 61, 96) == (94, 60)
+    assert fit_short_side(1, 1, 96) == (2, 2)
+
+
+def test_resize_crop_keeps_the_centre_and_the_aspect():
+    frames = np.zeros((2, 40, 80, 3), np.uint8)
+    frames[:, :, 30:50] = 255
+    out = resize_crop(frames, 20, 20)
+    assert out.shape == (2, 20, 20, 3)
+    assert out[:, :, 6:14].min() == 255 and out[:, :, :4].max() == 0
+    assert resize_crop(frames, 96, 64).shape == (2, 96, 64, 3)
+
+
+def test_a_4k_frame_is_never_held_as_rgb(tmp_path):
+    """Peak memory of decoding 4K at a small size stays far below what full-size RGB frames would take."""
+    path = tmp_path / "a.mp4"
+    write_video(path, (np.full((2160, 3840, 3), 40 * k, np.uint8) for k in range(6)), 24, preset="ultrafast")
+    code = (
+        "import sys, resource; from mugv.media.decode import VideoReader\n"
+        "n = sum(f.rgb.shape == (96, 170, 3) for f in VideoReader(sys.argv[1], 96))\n"
+        "assert n == 6; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1500
