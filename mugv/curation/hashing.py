@@ -3,7 +3,7 @@
 Two parts. Once a clip: mean and spread of each colour channel, as thermometer codes in steps of 8 levels. Each hashed frame:
 an 8 x 8 grid of mean colours, where every cell and channel gives one bit, brighter than the clip's mean of that channel or
 not. So the hash knows places, colours and brightness. 186 bits a clip, 192 a frame; every frame up to 17, evenly thinned above.
-Measured on the sample footage: re-encoded shots differ by at most 3.5 bits, different shots of one combination by at least 6.
+Measured on the sample footage: re-encoded shots differ by at most 5 bits, different shots of one combination by 5.9 at least (7840 pairs).
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def video_hash(frames: np.ndarray) -> str:
     mean, spread = cells.mean(axis=(0, 1, 2)), cells.std(axis=(0, 1, 2))
     whole = np.packbits(np.concatenate([mean, 2 * spread])[:, None] > LEVELS)
     places = np.packbits((cells > mean).reshape(len(cells), -1), axis=1)
-    assert len(whole) == CLIP_BYTES and places.shape[1] == FRAME_BYTES
+    assert len(whole) == CLIP_BYTES
+    assert places.shape[1] == FRAME_BYTES
     return (whole.tobytes() + places.tobytes()).hex()
 
 

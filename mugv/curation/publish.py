@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,23 +36,22 @@ def publish(parts: Sequence[Path], out: Path, settings: Curation, seed: int) -> 
 def _write_shards(parts: Sequence[Path], kept: list[ClipRow], places: dict[str, str], out: Path) -> dict[str, str]:
     """Copy the kept clips, in row order, into shards; returns the SHA-256 of each."""
     (out / "shards").mkdir()
-    archives = [tarfile.open(path) for part in parts for path in sorted(part.glob("clips-*.tar"))]
-    where = {name: tar for tar in archives for name in tar.getnames()}
-
-    def data(row: ClipRow) -> bytes:
-        name = f"{row.clip_id}.mp4"
-        file = where[name].extractfile(name)
-        assert file is not None
-        return file.read()
-
     digests = {}
-    for shard in sorted(set(places.values())):
-        write_tar(out / shard, ((f"{row.clip_id}.mp4", data(row)) for row in kept if places[row.clip_id] == shard))
-        with (out / shard).open("rb") as file:
-            digests[shard] = hashlib.file_digest(file, "sha256").hexdigest()
-    for tar in archives:
-        tar.close()
+    with ExitStack() as stack:
+        archives = [stack.enter_context(tarfile.open(path)) for part in parts for path in sorted(part.glob("clips-*.tar"))]
+        where = {name: tar for tar in archives for name in tar.getnames()}
+        for shard in sorted(set(places.values())):
+            names = [f"{row.clip_id}.mp4" for row in kept if places[row.clip_id] == shard]
+            write_tar(out / shard, ((name, _member(where[name], name)) for name in names))
+            with (out / shard).open("rb") as file:
+                digests[shard] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    assert file is not None
+    return file.read()
 
 
 def _card(rows: list[ClipRow], shards: dict[str, str], split_by: str) -> dict[str, Any]:

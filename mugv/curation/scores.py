@@ -44,6 +44,6 @@ def _flow(first: np.ndarray, second: np.ndarray) -> float:
     if change.max() == 0:
         return 0.0
     channel = int(change.argmax())
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     field = flow.calc(np.ascontiguousarray(first[..., channel]), np.ascontiguousarray(second[..., channel]), None)
     return float(cv2.magnitude(field[..., 0], field[..., 1]).mean())

@@ -33,12 +33,12 @@ def _cached_source(source: SourceFile, path: Path, settings: Curation, work: Pat
         temporary = work / "writing"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        rows = []
+        written = []
         for row, data in curate_source(source, path, settings):
-            rows.append(asdict(row))
+            written.append(asdict(row))
             if data:
                 (temporary / f"{row.clip_id}.mp4").write_bytes(data)
-        (temporary / "rows.json").write_text(json.dumps(rows))
+        (temporary / "rows.json").write_text(json.dumps(written))
         temporary.rename(home)
     rows = [ClipRow(**row) for row in json.loads((home / "rows.json").read_text())]
     return [(row, home / f"{row.clip_id}.mp4" if row.status == "kept" else None) for row in rows]

@@ -23,7 +23,7 @@ from mugv.curation.sources import Caption, SourceFile
 from mugv.curation.windows import Window, cut_windows
 from mugv.media.decode import VideoReader
 from mugv.media.encode import write_video
-from mugv.media.probe import NoVideoStream, UnreadableVideo
+from mugv.media.probe import NoVideoStreamError, UnreadableVideoError
 from mugv.recipe.schema import Curation
 
 Item = tuple[ClipRow, bytes]
@@ -45,9 +45,9 @@ def curate_source(source: SourceFile, path: Path, settings: Curation) -> Iterato
                 yield from waiting
                 waiting, shot = [], window.shot
             waiting.append(judge(window, source, settings))
-    except NoVideoStream as error:
+    except NoVideoStreamError as error:
         yield _whole_file(source, "no_video", str(error)), b""
-    except UnreadableVideo as error:
+    except UnreadableVideoError as error:
         yield _whole_file(source, "unreadable", str(error)), b""
     for row, data in waiting:
         lost = reader.problem and row.reason != "transition"
@@ -75,7 +75,8 @@ def judge(window: Window, source: SourceFile, settings: Curation) -> Item:
     frames = np.stack([sample.clip for sample in window.samples])
     row = _measured(row, window, frames, settings)
     if not row.reason:
-        row = replace(row, **_verdict(row, settings))
+        reason, detail = _verdict(row, settings)
+        row = replace(row, reason=reason, detail=detail)
     if row.reason:
         return row, b""
     buffer = io.BytesIO()
@@ -106,9 +107,11 @@ def _measured(row: ClipRow, window: Window, frames: np.ndarray, settings: Curati
     return replace(measured, width=width, height=height, frames=count, fps=fps)
 
 
-def _verdict(row: ClipRow, settings: Curation) -> dict[str, str]:
-    def out(reason: str, what: str, value: float, sign: str, limit: float) -> dict[str, str]:
-        return {"reason": reason, "detail": f"{what} {value:g} {sign} {limit:g}"}
+def _verdict(row: ClipRow, settings: Curation) -> tuple[str, str]:
+    """Reason and detail of the first rule that fails; both empty when none does."""
+
+    def out(reason: str, what: str, value: float, sign: str, limit: float) -> tuple[str, str]:
+        return reason, f"{what} {value:g} {sign} {limit:g}"
 
     sharp, moved = settings.sharpness, settings.motion
     if row.motion < moved.minimum:
@@ -120,8 +123,8 @@ def _verdict(row: ClipRow, settings: Curation) -> dict[str, str]:
     if row.sharpness > sharp.maximum:
         return out("too_sharp", "sharpness", row.sharpness, ">", sharp.maximum)
     if settings.require_caption and not row.caption:
-        return {"reason": "no_caption", "detail": "no caption covers half of the clip"}
-    return {}
+        return "no_caption", "no caption covers half of the clip"
+    return "", ""
 
 
 def _whole_file(source: SourceFile, reason: str, detail: str) -> ClipRow:

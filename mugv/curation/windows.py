@@ -95,12 +95,14 @@ class _Span:
 
     def soft(self) -> bool:
         """As long as a clip, without black, and blurred: a soft picture that moves is a blend of itself, so this is no transition."""
-        assert self.first is not None and self.last is not None
+        assert self.first is not None
+        assert self.last is not None
         long = self.last.seconds - self.first.seconds >= (self.settings.clip.frames - 1) / self.settings.clip.fps
         return long and not self.black and statistics.median(self.blends) < self.settings.sharpness.minimum
 
     def rejected(self, reason: str, detail: str) -> Window:
-        assert self.first is not None and self.last is not None
+        assert self.first is not None
+        assert self.last is not None
         return Window((), self.first.index, self.last.index + 1, self.first.seconds, self.last.seconds, self.shot, reason, detail)
 
 
@@ -108,7 +110,7 @@ def _samples(frames: Iterable[Frame], settings: Curation) -> Iterator[Sample]:
     made: Sample | None = None
     for frame in frames:
         if made is None or made.index != frame.index:
-            height, width = fit_short_side(*frame.rgb.shape[:2], settings.clip.short_side)
+            height, width = fit_short_side(frame.rgb.shape[0], frame.rgb.shape[1], settings.clip.short_side)
             clip = resize_crop(frame.rgb[None], height, width)[0]
             flow = shrink(frame.rgb, settings.motion.short_side)
             made = Sample(frame.index, frame.seconds, clip, flow, sharpness(frame.rgb, settings.sharpness.short_side))

@@ -15,7 +15,7 @@ from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from mugv.media.probe import Source, UnreadableVideo, VideoInfo, describe, display_size, open_container, video_stream
+from mugv.media.probe import Source, UnreadableVideoError, VideoInfo, describe, display_size, open_container, video_stream
 from mugv.media.resize import fit_short_side
 
 SMALL_PICTURE = 640 * 480
@@ -45,7 +45,7 @@ class VideoReader:
         """Empty, or one line: where decoding stopped and why."""
 
     def __iter__(self) -> Iterator[Frame]:
-        """Raises UnreadableVideo (NoVideoStream) before the first frame; later errors end the iteration and set `problem`."""
+        """Raises UnreadableVideoError (NoVideoStreamError) before the first frame; later errors end the iteration and set `problem`."""
         with open_container(self.source) as container:
             stream = video_stream(container)
             codec = stream.codec_context
@@ -67,7 +67,7 @@ class VideoReader:
             yield Frame(count, seconds, convert(picture))
             count, last = count + 1, seconds
         if self.info is None:
-            raise UnreadableVideo(f"no frame can be decoded ({self.problem or 'the stream is empty'})")
+            raise UnreadableVideoError(f"no frame can be decoded ({self.problem or 'the stream is empty'})")
         self.problem = self.problem or _missing(self.info, count, last)
 
     def _pictures(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
@@ -129,7 +129,7 @@ class _Converter:
 
 
 def read_video(source: Source, max_frames: int | None = None, short_side: int | None = None) -> tuple[np.ndarray, float]:
-    """Frames uint8 [T, H, W, 3] and frames per second. Raises UnreadableVideo, also when the file ends too early."""
+    """Frames uint8 [T, H, W, 3] and frames per second. Raises UnreadableVideoError, also when the file ends too early."""
     reader = VideoReader(source, short_side)
     frames = []
     for frame in reader:
@@ -137,7 +137,7 @@ def read_video(source: Source, max_frames: int | None = None, short_side: int | 
         if len(frames) == max_frames:
             break
     if reader.problem:
-        raise UnreadableVideo(reader.problem)
+        raise UnreadableVideoError(reader.problem)
     assert reader.info is not None
     return np.stack(frames), reader.info.fps
 

@@ -45,7 +45,7 @@ class Shot:
     """How it passes into the next shot of its file."""
     join_frames: int
     of: str = ""
-    """Seed of the original, for a duplicate: `<file>#<shot>`."""
+    """Seed of the original, for a duplicate."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,13 @@ def truth(file: File, fps: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     for shot in file.shots:
         end = at + shot.frames
         black = BLACK_FRAMES + shot.join_frames if shot.join == "fade" else 0
-        after = {"kind": shot.join, "start": end, "end": end + shot.join_frames + black}
+        over = end + shot.join_frames + black
+        after = {"kind": shot.join, "start": end, "end": over}
         entry = asdict(shot.combination) | {"start": at, "end": end, "kind": shot.kind, "transition": after}
         shots.append(entry | ({"of": shot.of} if shot.of else {"id": str(shot.seed)}))
         caption = shot.combination.caption(shot.template)
         captions.append({"source": file.name, "start": round(at / fps, 4), "end": round(end / fps, 4), "caption": caption})
-        at = after["end"]
+        at = over
     return {"kind": file.kind, "of": file.of, "frames": at, "shots": shots}, captions
 
 

@@ -15,11 +15,11 @@ from av.video.stream import VideoStream
 Source = str | Path | IO[bytes]
 
 
-class UnreadableVideo(ValueError):
+class UnreadableVideoError(ValueError):
     """The file holds no frame that can be decoded; the message says why."""
 
 
-class NoVideoStream(UnreadableVideo):
+class NoVideoStreamError(UnreadableVideoError):
     """The file is a readable container without a video stream (sound only, cover art only)."""
 
 
@@ -42,37 +42,37 @@ class VideoInfo:
 
 @contextmanager
 def open_container(source: Source) -> Iterator[InputContainer]:
-    """An open container. Raises UnreadableVideo for a file that is not one."""
+    """An open container. Raises UnreadableVideoError for a file that is not one."""
     file = str(source) if isinstance(source, (str, Path)) else source
     try:
         container = av.open(file)
     except (av.error.FFmpegError, ValueError) as error:
-        raise UnreadableVideo(f"not a video file ({_reason(error)})") from None
+        raise UnreadableVideoError(f"not a video file ({_reason(error)})") from None
     with container:
         yield container
 
 
 def video_stream(container: InputContainer) -> VideoStream:
-    """The first real video stream; cover art does not count. Raises NoVideoStream."""
+    """The first real video stream; cover art does not count. Raises NoVideoStreamError."""
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic:
             return stream
-    raise NoVideoStream("no video stream")
+    raise NoVideoStreamError("no video stream")
 
 
 def probe(source: Source) -> VideoInfo:
-    """Facts of a file; decodes one frame, since rotation belongs to frames. Raises UnreadableVideo; sound alone gives has_video False."""
+    """Facts of a file; decodes one frame, since rotation belongs to frames. Raises UnreadableVideoError; sound alone: has_video False."""
     with open_container(source) as container:
         try:
             stream = video_stream(container)
-        except NoVideoStream:
+        except NoVideoStreamError:
             return VideoInfo("", 0, 0, 0.0, 0, 0.0, 0, has_video=False)
         try:
             frame = next(container.decode(stream), None)
         except av.error.FFmpegError as error:
-            raise UnreadableVideo(f"no frame can be decoded ({_reason(error)})") from None
+            raise UnreadableVideoError(f"no frame can be decoded ({_reason(error)})") from None
         if frame is None:
-            raise UnreadableVideo("no frame can be decoded (the stream is empty)")
+            raise UnreadableVideoError("no frame can be decoded (the stream is empty)")
         return describe(container, stream, frame)
 
 

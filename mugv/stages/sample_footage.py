@@ -25,7 +25,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     entries = {file.name: truth(file, sample.fps) for file in files}
     lines = [line for _, captions in entries.values() for line in captions]
     (ctx.out / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    facts = {"fps": sample.fps, "files": {name: fact for name, (fact, _) in entries.items()}}
-    (ctx.out / "truth.json").write_text(json.dumps(facts, indent=1) + "\n")
-    frames = sum(fact["frames"] for fact in facts["files"].values())
+    facts = {name: fact for name, (fact, _) in entries.items()}
+    (ctx.out / "truth.json").write_text(json.dumps({"fps": sample.fps, "files": facts}, indent=1) + "\n")
+    frames = sum(fact["frames"] for fact in facts.values())
     return {"files": len(files), "shots": sample.shots, "frames": frames}

@@ -49,14 +49,15 @@ def broken(kind: str, path) -> None:
 def test_a_broken_file_is_one_rejected_row_with_its_reason(tmp_path, videos, kind, reason):
     broken(kind, videos / "bad.mp4")
     (row,) = rows_of(tmp_path, videos, "bad.mp4")
-    assert (row.status, row.reason) == ("rejected", reason) and row.detail
+    assert (row.status, row.reason) == ("rejected", reason)
+    assert row.detail
 
 
 def test_a_truncated_file_keeps_its_whole_shots_and_gives_up_the_unfinished_one(tmp_path, videos):
     truncated(videos / "bad.mp4", np.concatenate([shot(k) for k in range(3, 8)]), 0.7, index_first=True)
     rows = rows_of(tmp_path, videos, "bad.mp4")
     assert sum(r.status == "kept" for r in rows) >= 2
-    assert rows[-1].reason == "truncated" and "decode" in rows[-1].detail or "packet" in rows[-1].detail
+    assert (rows[-1].reason == "truncated" and "decode" in rows[-1].detail) or "packet" in rows[-1].detail
     assert all(r.end_frame <= rows[-1].start_frame for r in rows if r.status == "kept")
 
 
@@ -71,7 +72,8 @@ def test_variable_frame_rate_gives_clips_of_steady_motion(tmp_path, videos):
     times = [0, *np.cumsum(gaps).tolist()]
     encode(videos / "vfr.mkv", shot(3, 52), times=times, fps=24)
     rows = [r for r in rows_of(tmp_path, videos, "vfr.mkv") if r.status == "kept"]
-    assert len(rows) == 1 and rows[0].frames == 17
+    assert len(rows) == 1
+    assert rows[0].frames == 17
     assert rows[0].end_seconds - rows[0].start_seconds == pytest.approx(17 / 12, abs=0.06)
 
 

@@ -76,7 +76,8 @@ def test_sources_are_found_at_any_depth_and_only_videos(videos):
     write(videos, GOOD, {"source": "more/c.webm", "caption": "whole"})
     sources = read_sources(videos, None)
     assert [s.name for s in sources] == ["a.mp4", "b.MOV", "more/c.webm"]
-    assert sources[0].captions == (Caption(0.0, 2.0, "a red bar"),) and sources[2].captions[0].end is None
+    assert sources[0].captions == (Caption(0.0, 2.0, "a red bar"),)
+    assert sources[2].captions[0].end is None
 
 
 def test_of_files_with_the_same_bytes_the_first_stays(videos):
@@ -89,7 +90,8 @@ def test_shards_are_balanced_and_complete(videos):
         (videos / f"x{k}.mp4").write_bytes(bytes([k]) * 1000 * (k + 1))
     sources = assign_shards(read_sources(videos, None), 3)
     loads = [sum(s.bytes for s in sources if s.shard == k) for k in range(3)]
-    assert sum(loads) == sum(s.bytes for s in sources) and max(loads) < 1.2 * min(loads)
+    assert sum(loads) == sum(s.bytes for s in sources)
+    assert max(loads) < 1.2 * min(loads)
 
 
 def test_the_digest_follows_contents_names_and_captions_only(videos, tmp_path):

@@ -49,7 +49,7 @@ def test_a_damaged_shard_is_noticed_before_its_pixels_are_used(clips, tmp_path):
 
 
 def test_a_folder_that_is_no_clip_set_is_refused(tmp_path):
-    with pytest.raises(UserError, match="manifest.parquet is missing"):
+    with pytest.raises(UserError, match=r"manifest\.parquet is missing"):
         ClipSet.open(tmp_path)
 
 
@@ -58,6 +58,7 @@ def test_rejected_clips_have_no_pixels_but_keep_their_row(tmp_path):
     write_rows(tmp_path / "manifest.parquet", rows)
     (tmp_path / "card.json").write_text('{"shards": {}}')
     clips = ClipSet.open(tmp_path)
-    assert clips.rows() == [] and clips.rows(status="rejected") == rows == read_rows(tmp_path / "manifest.parquet")
+    assert clips.rows() == []
+    assert clips.rows(status="rejected") == rows == read_rows(tmp_path / "manifest.parquet")
     with pytest.raises(KeyError, match="static"):
         clips.frames("a")

@@ -7,7 +7,7 @@ from footage_tools import context, recipe_for
 
 from mugv.media.decode import VideoReader, read_video
 from mugv.media.footage import plan
-from mugv.media.probe import UnreadableVideo
+from mugv.media.probe import UnreadableVideoError
 from mugv.media.shapes import held_out_combinations, parse_caption
 from mugv.recipe.schema import SampleFootage
 from mugv.stages import sample_footage
@@ -52,13 +52,15 @@ def test_truth_and_files_have_the_same_number_of_frames(footage):
 def test_no_footage_shows_a_held_out_combination(footage):
     lines = [json.loads(line) for line in (footage[0] / "captions.jsonl").read_text().splitlines()]
     seen = {parse_caption(line["caption"]) for line in lines}
-    assert None not in seen and not seen & set(held_out_combinations())
+    assert None not in seen
+    assert not seen & set(held_out_combinations())
 
 
 def test_combinations_are_balanced():
     shots = [s for f in plan(SampleFootage(shots=120)) if f.kind == "footage" for s in f.shots if s.kind == "clean"]
     counts = {c: sum(s.combination == c for s in shots) for c in {s.combination for s in shots}}
-    assert len(counts) == 60 and set(counts.values()) == {2}
+    assert len(counts) == 60
+    assert set(counts.values()) == {2}
 
 
 def test_all_three_joins_occur_in_the_default_footage():
@@ -68,8 +70,9 @@ def test_all_three_joins_occur_in_the_default_footage():
 
 def test_broken_files_are_broken(footage):
     reader = VideoReader(footage[0] / "truncated.mp4")
-    assert sum(1 for _ in reader) > 0 and reader.problem
-    with pytest.raises(UnreadableVideo):
+    assert sum(1 for _ in reader) > 0
+    assert reader.problem
+    with pytest.raises(UnreadableVideoError):
         read_video(footage[0] / "not_a_video.mp4")
 
 

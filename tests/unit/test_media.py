@@ -10,7 +10,7 @@ from footage_tools import encode, scaled, shot, sound_only, truncated
 
 from mugv.media.decode import Frame, VideoReader, read_video, resample
 from mugv.media.encode import write_video
-from mugv.media.probe import NoVideoStream, UnreadableVideo, probe
+from mugv.media.probe import NoVideoStreamError, UnreadableVideoError, probe
 from mugv.media.resize import fit_short_side, resize_crop
 
 
@@ -22,7 +22,8 @@ def test_written_video_keeps_every_frame_and_its_colours(tmp_path):
     frames = shot(3)
     write_video(tmp_path / "a.mp4", frames, 12)
     back, fps = read_video(tmp_path / "a.mp4")
-    assert back.shape == frames.shape and fps == 12
+    assert back.shape == frames.shape
+    assert fps == 12
     assert psnr(back, frames) > 32
     assert np.abs(back.mean((0, 1, 2)) - frames.mean((0, 1, 2))).max() < 1
 
@@ -72,7 +73,8 @@ def test_ten_bit_video_has_the_colours_of_its_eight_bit_twin(tmp_path):
     frames = shot(1)
     path = encode(tmp_path / "a.mp4", frames, codec="libx265", pixels="yuv420p10le")
     back = read_video(path)[0]
-    assert back.dtype == np.uint8 and psnr(back, frames) > 28
+    assert back.dtype == np.uint8
+    assert psnr(back, frames) > 28
 
 
 def test_what_is_transparent_becomes_black_not_hidden_garbage(tmp_path):
@@ -80,7 +82,8 @@ def test_what_is_transparent_becomes_black_not_hidden_garbage(tmp_path):
     frames[:, 16:, 3] = 255
     path = encode(tmp_path / "a.mov", frames[None].repeat(3, 0), codec="qtrle", pixels="argb")
     back = read_video(path)[0]
-    assert back[:, :, :16].max() == 0 and back[:, :, 16:].min() == 200
+    assert back[:, :, :16].max() == 0
+    assert back[:, :, 16:].min() == 200
 
 
 def test_variable_frame_rate_is_sampled_by_time_not_by_count(tmp_path):
@@ -100,20 +103,21 @@ def test_a_file_cut_short_gives_its_good_frames_and_says_so(tmp_path):
     path = truncated(tmp_path / "a.mp4", np.concatenate([shot(k) for k in range(4)]), 0.6, index_first=True)
     reader = VideoReader(path)
     count = sum(1 for _ in reader)
-    assert 20 < count < 104 and reader.problem
-    with pytest.raises(UnreadableVideo):
+    assert 20 < count < 104
+    assert reader.problem
+    with pytest.raises(UnreadableVideoError):
         read_video(path)
 
 
 @pytest.mark.parametrize("data", [b"", b"this is no video\n" * 20])
 def test_files_that_are_no_video_are_refused_by_name_of_error(tmp_path, data):
     (tmp_path / "a.mp4").write_bytes(data)
-    with pytest.raises(UnreadableVideo, match="not a video file"):
+    with pytest.raises(UnreadableVideoError, match="not a video file"):
         read_video(tmp_path / "a.mp4")
 
 
 def test_sound_without_pictures_is_told_from_a_broken_file(tmp_path):
-    with pytest.raises(NoVideoStream):
+    with pytest.raises(NoVideoStreamError):
         read_video(sound_only(tmp_path / "a.mp4"))
 
 
@@ -128,7 +132,8 @@ def test_resize_crop_keeps_the_centre_and_the_aspect():
     frames[:, :, 30:50] = 255
     out = resize_crop(frames, 20, 20)
     assert out.shape == (2, 20, 20, 3)
-    assert out[:, :, 6:14].min() == 255 and out[:, :, :4].max() == 0
+    assert out[:, :, 6:14].min() == 255
+    assert out[:, :, :4].max() == 0
     assert resize_crop(frames, 96, 64).shape == (2, 96, 64, 3)
 
 
