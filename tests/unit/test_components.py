@@ -8,12 +8,12 @@ import inspect
 
 import pytest
 from kfp import compiler
+from pipeline_recipes import full_recipe
 
 from mugv.platform import component_docs
 from mugv.recipe import Recipe
 from mugv.stages.graph import build_graph
 from pipelines.common import COMPONENTS, load_component
-from tests.unit.pipeline_recipes import full_recipe
 
 NAMES = component_docs.names()
 

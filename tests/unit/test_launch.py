@@ -21,8 +21,8 @@ from mugv.recipe.schema import Pool, Toleration
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((Path(__file__).parent / "trainjob_schema.json").read_text())
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-PROBE = "tests.unit.launch_probe"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{ROOT}"}
+PROBE = "launch_probe"
 
 
 def spec(*arguments: str, **fields: Any) -> LaunchSpec:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
+from pipeline_recipes import full_recipe, minimal_recipe
 
 from mugv.errors import UserError
 from mugv.platform.kfp_client import compile_pipeline
 from mugv.recipe import Recipe, load_recipe, recipe_from_json
 from mugv.stages.graph import build_graph, node_keys
-from tests.unit.pipeline_recipes import full_recipe, minimal_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 POOL = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from kfp_recorder import Recorder, recording_server
+from pipeline_recipes import full_recipe, minimal_recipe
 
 from mugv.errors import UserError
 from mugv.platform.kfp_client import check_cron, schedule, submit
-from tests.unit.kfp_recorder import Recorder, recording_server
-from tests.unit.pipeline_recipes import full_recipe, minimal_recipe
 
 
 @pytest.fixture
