@@ -68,8 +68,8 @@ def _from_registry(model: str, state: Path | None) -> tuple[Path, Path]:
     from mugv.cli.models import open_registry
 
     registry = open_registry(state)
-    folder = registry.download(registry.resolve(model)) / "artifacts"
-    return folder / "checkpoint", folder / "vae"
+    artifacts = registry.download(registry.resolve(model))
+    return artifacts["checkpoint"], artifacts["vae"]
 
 
 def _from_checkpoint(checkpoint: str, vae: str | None, state: Path | None) -> tuple[Path, Path]:

@@ -178,13 +178,16 @@ class Registry:
         tree: dict[str, Any] = json.loads(Path(path).read_text())
         return tree
 
-    def download(self, version: Version) -> Path:
-        """A local folder with the model's files; `artifacts/checkpoint` and `artifacts/vae` are what Generator.open takes."""
+    def download(self, version: Version) -> dict[str, Path]:
+        """Local folders of the model's artifacts: `checkpoint` and `vae`, which Generator.open takes."""
         import mlflow
+        from mlflow.models import Model
 
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
-        return Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}"))
+        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}"))
+        artifacts = Model.load(folder).flavors["python_function"]["artifacts"]
+        return {name: folder / described["path"] for name, described in artifacts.items()}
 
 
 def log_version(

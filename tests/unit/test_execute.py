@@ -133,6 +133,11 @@ def test_missing_and_vanished_inputs_are_named(environment: RunEnvironment, reci
         run_node("scan", recipe, {"footage": Ref("", "k", "")}, environment)
 
 
+def test_code_that_changes_during_a_run_cannot_put_old_results_under_new_keys(environment: RunEnvironment, recipe: Recipe) -> None:
+    with pytest.raises(UserError, match="stage scan: code or data of footage changed while the run was going on; run again"):
+        run_node("scan", recipe, {"footage": Ref("file:///x", "key of the old code", "digest")}, environment)
+
+
 def test_component_manifests_carry_output_and_data_digest(
     environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

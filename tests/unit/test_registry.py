@@ -53,11 +53,12 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
 @pytest.fixture(scope="module")
 def three_versions(tracking: Tracking, tmp_path_factory: pytest.TempPathFactory) -> Registry:
     folder = tmp_path_factory.mktemp("artifacts")
-    for name in ("checkpoint", "vae"):
-        (folder / name).mkdir()
-        (folder / name / "config.json").write_text("{}")
+    # As in a store: the last name of a folder is a key, and both outputs may have equal files.
+    for name in ("dit/0a1b", "vae/2c3d"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text(name)
     for accuracy in (0.5, 0.6, 0.7):
-        artifacts = {"checkpoint": folder / "checkpoint", "vae": folder / "vae"}
+        artifacts = {"checkpoint": folder / "dit" / "0a1b", "vae": folder / "vae" / "2c3d"}
         version = log_version(tracking.uri, tracking.experiment, "", "mugv", artifacts, {"run": "r"}, {"all": accuracy})
         Registry(tracking.uri).tag(version, {"metric.all": repr(accuracy)})
     return Registry(tracking.uri)
@@ -67,9 +68,8 @@ def test_registered_version_carries_its_files_lineage_and_metrics(three_versions
     version = three_versions.resolve("models:/mugv/2")
     assert version.metrics == {"all": 0.6}
     assert three_versions.lineage(version) == {"run": "r"}
-    folder = three_versions.download(version)
-    assert (folder / "artifacts" / "checkpoint" / "config.json").is_file()
-    assert (folder / "artifacts" / "vae" / "config.json").is_file()
+    folders = three_versions.download(version)
+    assert {name: (folder / "config.json").read_text() for name, folder in folders.items()} == {"checkpoint": "dit/0a1b", "vae": "vae/2c3d"}
 
 
 def test_rollback_returns_to_the_champion_before(three_versions: Registry) -> None:
