@@ -92,7 +92,9 @@ def write_report(record: RunRecord) -> Path | None:
     folder = output(record, "evaluate")
     if folder is None:
         return None
-    from mugv.evaluation.report import GateDecision, StageTime, redraw
+    from dataclasses import replace
+
+    from mugv.evaluation.report import GateDecision, StageTime, load_report, render_report
 
     state = record.folder.parents[1]
     made = [(s, s if _ran(s) else made_by(state, s.get("key", ""))) for s in record.stages()]
@@ -100,7 +102,9 @@ def write_report(record: RunRecord) -> Path | None:
     result = registered(record)
     gate = GateDecision(bool(result["champion"]), str(result["version"]), list(result["reasons"])) if result else None
     page = record.folder / "report.html"
-    page.write_text(redraw(folder, run_id=record.run, stages=times, gate=gate))
+    # The thresholds are not in the evaluation's key, so its own page may show those of an earlier run.
+    bars = json.loads((record.folder / "recipe.json").read_text())["register"]["gate"]["minimum"]
+    page.write_text(render_report(replace(load_report(folder), run_id=record.run, stages=times, gate=gate, bars=bars)))
     return page
 
 
