@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +17,12 @@ if TYPE_CHECKING:
     from mugv.recipe.schema import TrainStage
     from mugv.stages.graph import Node
 
-CPU_FLOPS = 6e10
-"""FLOP/s that a tiny model's training reaches on two CPU cores (measured with configs/tiny.yaml)."""
+CPU_FLOPS = 2e10
+"""FLOP/s of a training step of configs/tiny.yaml, seen on two busy cores: good for the order of magnitude."""
 GPU_FLOPS = 0.35 * 989e12
 """FLOP/s of one H100 at 35 % of its bf16 peak."""
+
+TO_RUN = ("miss", "unknown")
 
 
 @dataclass(frozen=True)
@@ -51,16 +55,24 @@ def plan(
     for column in table.columns[2:]:
         column.justify = "right"
     total = 0.0
-    for node in nodes:
+    for name, node, count in _rows(nodes, status):
         cost = node_cost(resolved, node)
         seconds, how = expected_seconds(resolved, node, cost, folder)
-        total += seconds if status[node.name] == "miss" else 0.0
-        table.add_row(node.name, status[node.name], *_cells(cost), f"{how}{_time(seconds)}" if seconds else "")
+        total += seconds * count if status[node.name] in TO_RUN else 0.0
+        table.add_row(name, status[node.name], *_cells(cost), f"{how}{_time(seconds)}" if seconds else "")
     console = open_console()
     console.print(table)
     _print_models(console, resolved)
-    misses = sum(s == "miss" for s in status.values())
+    misses = sum(s in TO_RUN for s in status.values())
     console.print(f"{misses} of {len(nodes)} stages would run, about {_time(total)}; = measured here, ~ estimated from FLOPs")
+
+
+def _rows(nodes: list[Node], status: dict[str, str]) -> Iterator[tuple[str, Node, int]]:
+    """Name, node, how many: the shards of curation share a row for each status."""
+    for (stage, state), group in groupby(nodes, lambda n: (n.stage if n.stage == "curate_shard" else n.name, status[n.name])):
+        members = list(group)
+        assert status[members[0].name] == state
+        yield (f"{stage} x {len(members)}" if len(members) > 1 else members[0].name), members[0], len(members)
 
 
 def _status(recipe: Recipe, nodes: list[Node], state: Path) -> dict[str, str]:

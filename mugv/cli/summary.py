@@ -12,8 +12,20 @@ from mugv.store import Ref, open_store
 if TYPE_CHECKING:
     from rich.console import Console
 
-TIMES = ("parameters", "steps", "version", "champion")
 KEY_METRICS = 3
+SHOWN_FIRST = (
+    "t2v_seen_all",
+    "t2v_held_out_all",
+    "i2v_all",
+    "vae_psnr",
+    "vae_ssim",
+    "version",
+    "champion",
+    "kept",
+    "clips_train",
+    "final_flow_loss",
+)
+"""Of the metrics of a stage those that tell most; the others follow by name."""
 
 
 def print_stages(console: Console, record: RunRecord) -> None:
@@ -120,4 +132,5 @@ def _metrics(stage: dict[str, Any], made: dict[str, Any]) -> str:
     if stage.get("error"):
         return str(stage["error"])[:100]
     metrics = stage.get("metrics") or made.get("metrics", {})
-    return ", ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:KEY_METRICS])
+    names = sorted(metrics, key=lambda name: (SHOWN_FIRST.index(name) if name in SHOWN_FIRST else len(SHOWN_FIRST), name))
+    return ", ".join(f"{name} {metrics[name]:.4g}" for name in names[:KEY_METRICS])
