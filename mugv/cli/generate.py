@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,8 @@ def generate(
         raise UserError(f"-o {output}: must end in .mp4")
     first = _picture(image)
     dit_folder, vae_folder = _from_checkpoint(checkpoint, vae, state) if checkpoint else _from_registry(model or CHAMPION, state)
+    # megatron-core warns at import that its GPU helpers are absent, which is no news to who makes a video.
+    warnings.filterwarnings("ignore", module="megatron")
     from mugv.generation import Generator
     from mugv.media.encode import write_video
     from mugv.store import explained
