@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mugv.errors import MissingFeature
 from mugv.stages.base import StageContext
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def run_training(ctx: StageContext, train: Callable[[StageContext], dict[str, fl
     from mugv.training.process_groups import check_supported
 
     check_supported(ctx.recipe.parallel)
+    _check_one_machine(ctx)
     specification = ctx.work / "distributed.json"
     specification.write_text(
         json.dumps(
@@ -64,8 +66,20 @@ def run_training(ctx: StageContext, train: Callable[[StageContext], dict[str, fl
             }
         )
     )
-    run_local(LaunchSpec(module="mugv.stages.worker", arguments=(str(specification),), processes_per_node=ctx.recipe.parallel.world))
-    return json.loads((ctx.work / "distributed-metrics.json").read_text())
+    report = ctx.work / "distributed-metrics.json"
+    report.unlink(missing_ok=True)
+    code = run_local(LaunchSpec("mugv.stages.worker", (str(specification),), processes_per_node=ctx.recipe.parallel.world))
+    if code:
+        raise RuntimeError(f"{ctx.node}: torchrun ended with code {code}; the processes' own messages are above")
+    return json.loads(report.read_text())
+
+
+def _check_one_machine(ctx: StageContext) -> None:
+    per_node = ctx.recipe.resources.gpus_per_node
+    if per_node and ctx.recipe.parallel.world > per_node:
+        raise MissingFeature(
+            f"parallel.world {ctx.recipe.parallel.world} needs more than one node of {per_node} GPUs: this release trains on one machine"
+        )
 
 
 def is_main() -> bool:
