@@ -25,6 +25,8 @@ class VAEModel(ModelPart):
     temporal_blocks: Positive = 4
     groups: Positive = 32
     """Groups of every GroupNorm."""
+    decode_window: Positive = 6
+    """Latents that the decoder sees at once (released code: 48 frames); what it is trained for."""
 
     @property
     def feature_channels(self) -> int:

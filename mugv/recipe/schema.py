@@ -135,6 +135,8 @@ class VAETraining(Part):
     gan_last_fraction: Fraction = 0.2
     saliency_weight: float = 0.0
     """alpha of the adaptive weight 1 + alpha |d_t laplacian(x)| / mean, clipped at 5 (paper 4.1)."""
+    linear_start: bool = False
+    """The first `temporal` phase starts from the PCA of the trunk's features; for windows of one latent."""
     precision: Literal["fp32", "bf16"] = "fp32"
     save_every: Positive = 200
 

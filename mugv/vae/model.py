@@ -22,8 +22,6 @@ from mugv.vae.temporal import ResBlock, TemporalVAE
 
 CHUNK = 8
 """Frames of a latent."""
-WINDOW = 6
-"""Latents that the decoder sees at once (released code: 48 frames)."""
 SPATIAL_SCALE = 0.18215
 """The SDXL trunk's features are multiplied by this before the temporal net (released code)."""
 START_LOGVAR = -6.0
@@ -85,8 +83,9 @@ class VideoVAE(nn.Module):
         return Posterior(mean, logvar.clamp(-30.0, 20.0))
 
     def decode(self, latents: Tensor, window: int | None = None) -> Tensor:
-        """Latents [B, Cz, K, h, w] -> video [B, 3, 8K, 8h, 8w], in windows of `window` latents (6), the last one shorter."""
-        size = window or WINDOW
+        """Latents [B, Cz, K, h, w] -> video [B, 3, 8K, 8h, 8w], in windows of `window` latents
+        (config.decode_window), the last one shorter."""
+        size = window or self.config.decode_window
         return torch.cat([self.decode_window(part) for part in latents.split(size, dim=2)], dim=2)
 
     def decode_window(self, latents: Tensor) -> Tensor:

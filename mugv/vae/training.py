@@ -17,8 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mugv.errors import UserError
 from mugv.recipe.schema import VAEPhase, VAETraining
 from mugv.vae.discriminator import PatchDiscriminator
+from mugv.vae.linear_start import start_linear
 from mugv.vae.losses import (
     discriminator_hinge,
     feature_loss,
@@ -35,6 +37,8 @@ FEATURE_NOISE = 0.1
 """Standard deviation of the noise on the trunk's features in the spatial phase, as a share of the features' own."""
 CACHE_BYTES = 2 << 30
 """Features of the frozen trunk are kept in memory up to this size, and computed in every step beyond it."""
+LINEAR_WINDOWS = 512
+"""Chunks whose features give the linear start."""
 CLIP_GRADIENT = 1.0
 STATE = "vae.pt"
 
@@ -63,6 +67,8 @@ class VAETask:
         if index != self.phase:
             self._enter(index)
         phase = self.settings.phases[index]
+        if step == first and self.settings.linear_start and index == _first_temporal(self.settings):
+            self._start_linear(phase)
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 4096 + _rank())
         rate = _learning_rate(phase, step - first)
         for group in self.optimizer.param_groups:
@@ -127,6 +133,18 @@ class VAETask:
             for clip, slot in zip(self.clips, cache, strict=True):
                 slot.copy_(self.vae.spatial_vae.encoder(to_images(clip.to(self.device))) * SPATIAL_SCALE)
         self.features = cache
+
+    def _start_linear(self, phase: VAEPhase) -> None:
+        """The same samples on every rank, so that all ranks start alike."""
+        if set(phase.windows) != {1}:
+            raise UserError(f"vae.train.linear_start needs windows: [1] in the temporal phase, got {list(phase.windows)}")
+        generator = torch.Generator().manual_seed(self.seed)
+        n, t = self.clips.shape[:2]
+        windows = window_indices(t, 1, LINEAR_WINDOWS, generator)
+        which = torch.randint(n, (LINEAR_WINDOWS, 1), generator=generator)
+        with torch.no_grad(), self._autocast():
+            features = torch.cat([self.vae.encode_frames(to_video(self.clips[part].to(self.device))) for part in _parts(which, windows)])
+        start_linear(self.vae.temporal_vae, features.permute(0, 3, 4, 2, 1).flatten(0, 2))
 
     def _loss(self, phase: VAEPhase, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         if phase.parts == "spatial":
@@ -233,6 +251,14 @@ def trainable(vae: VideoVAE, phase: VAEPhase) -> list[nn.Parameter]:
     }
     unused = {id(p) for p in vae.spatial_vae.image_only()}
     return [p for part in parts[phase.parts] for p in part.parameters() if id(p) not in unused]
+
+
+def _first_temporal(settings: VAETraining) -> int:
+    return next((i for i, phase in enumerate(settings.phases) if phase.parts == "temporal"), -1)
+
+
+def _parts(which: Tensor, windows: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(which.split(32), windows.split(32), strict=True))
 
 
 def _frozen_encoder(phase: VAEPhase) -> bool:
