@@ -1,8 +1,8 @@
 """What a stage sees. A stage is a function `run(ctx) -> metrics` in mugv/stages/<stage>.py; it knows no KFP and no MLflow.
 
-    ctx.inputs[name]   folder with the files of an upstream output (read only)
-    ctx.out            empty folder; what is left here is published atomically under the stage's cache key
-    ctx.work           scratch folder of the same key: survives a kill, so checkpoints and half-done work go here
+ctx.inputs[name]   folder with the files of an upstream output (read only)
+ctx.out            empty folder; what is left here is published atomically under the stage's cache key
+ctx.work           scratch folder of the same key: survives a kill, so checkpoints and half-done work go here
 """
 
 from __future__ import annotations
