@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mugv.errors import UserError
 from mugv.vae.model import CHUNK, START_LOGVAR
-from mugv.vae.temporal import DepthToTime, ResBlock, TemporalVAE
+from mugv.vae.temporal import DepthToTime, ResBlock, TemporalDecoder, TemporalEncoder, TemporalVAE
 
 CONSTANT = 8.0
 """Value of the constant channels, in standard deviations of the signals beside them."""
@@ -41,6 +41,7 @@ def _start_encoder(net: TemporalVAE, samples: Tensor, mean: Tensor) -> tuple[Ten
     _write(encoder.conv_in, first)
     x, offset = samples @ first.T, first @ mean
     for level, conv in enumerate(encoder.conv_blocks):
+        assert isinstance(conv, nn.Conv3d)
         merged = x.reshape(len(x), x.shape[1] // 2, -1)
         last = level == len(encoder.conv_blocks) - 1
         basis = _principal(merged.flatten(0, 1), min(latents if last else conv.out_channels, _width(encoder.block_res_blocks[level + 1])))
@@ -52,7 +53,7 @@ def _start_encoder(net: TemporalVAE, samples: Tensor, mean: Tensor) -> tuple[Ten
         bias = -(basis @ torch.cat([offset, offset])) if level == 0 else torch.zeros(len(basis), dtype=basis.dtype)
         _finish_level(encoder, level, last, basis, half, bias)
     codes = x.flatten(1)
-    _read_layout(encoder.norm1, encoder.conv2, _selection(latents, 2 * latents))
+    _read_layout(encoder.norm1, encoder.conv2, torch.eye(2 * latents, latents, dtype=torch.float64))
     _write(net.quant_conv, torch.eye(latents, dtype=torch.float64))
     assert net.quant_conv.bias is not None
     net.quant_conv.bias[latents:] = START_LOGVAR
@@ -60,18 +61,20 @@ def _start_encoder(net: TemporalVAE, samples: Tensor, mean: Tensor) -> tuple[Ten
     return codes, float((fitted - samples.flatten(1)).square().sum() / samples.square().sum())
 
 
-def _finish_level(encoder: nn.Module, level: int, last: bool, basis: Tensor, half: int, bias: Tensor) -> None:
+def _finish_level(encoder: TemporalEncoder, level: int, last: bool, basis: Tensor, half: int, bias: Tensor) -> None:
     """Write a merging conv and the shortcut behind it; the last one also lays out signals and constants for the norm."""
-    conv, block = encoder.conv_blocks[level], encoder.block_res_blocks[level + 1][0]  # type: ignore[index]
+    conv, blocks = encoder.conv_blocks[level], encoder.block_res_blocks[level + 1]
+    assert isinstance(conv, nn.Conv3d)
+    shortcut = _shortcut(blocks)
     if last:
-        layout = _layout(encoder.norm1, len(basis))  # type: ignore[arg-type]
+        layout = _layout(encoder.norm1, len(basis))
         basis, bias = _with_constant(basis), torch.cat([bias, torch.ones(1, dtype=bias.dtype)])
-        if block.conv3 is None:
+        if shortcut is None:
             basis, bias = layout @ basis, layout @ bias
         else:
-            _write(block.conv3, layout)
-    elif block.conv3 is not None:
-        _write(block.conv3, torch.eye(block.conv3.out_channels, block.conv3.in_channels, dtype=torch.float64))
+            _write(shortcut, layout)
+    elif shortcut is not None:
+        _write_identity(shortcut)
     _write(conv, basis[:, :half], 0, bias)
     _write(conv, basis[:, half:], 1, bias, clear=False)
 
@@ -89,7 +92,9 @@ def _start_decoder(net: TemporalVAE, basis: Tensor, mean: Tensor) -> None:
     codes = torch.einsum("pc,qcz->qpz", pair_basis, pairs)
     for tap, first in ((2, 0), (0, 2)):
         _write_depth_to_time(quarter, codes[first : first + 2], tap, clear=tap == 2)
-    _write_shortcut(decoder.block_res_blocks[2])
+    shortcut = _shortcut(decoder.block_res_blocks[2])
+    if shortcut is not None:
+        _write_identity(shortcut)
     room = min(_pairs(decoder.norm1), half.conv.in_channels - 1, _width(decoder.block_res_blocks[1]) - 1)
     frames = pair_basis.T.reshape(2, -1, len(pair_basis))
     frame_basis = _principal(basis.transpose(1, 2).flatten(0, 1), room)
@@ -101,18 +106,19 @@ def _start_decoder(net: TemporalVAE, basis: Tensor, mean: Tensor) -> None:
     decoder.conv_out.bias.copy_(mean)
 
 
-def _lay_out_frames(decoder: nn.Module, codes: Tensor) -> None:
+def _lay_out_frames(decoder: TemporalDecoder, codes: Tensor) -> None:
     """Codes [2, F, W] of both frames of a pair into the last doubling, laid out at the last shortcut before the norm."""
-    half = decoder.conv_blocks[2]  # type: ignore[index]
-    layout = _layout(decoder.norm1, codes.shape[1])  # type: ignore[arg-type]
-    shortcuts = [b for b in (decoder.block_res_blocks[1][0], decoder.block_res_blocks[0][0]) if b.conv3 is not None]  # type: ignore[index]
-    for block in shortcuts[:-1]:
-        _write(block.conv3, torch.eye(block.conv3.out_channels, block.conv3.in_channels, dtype=torch.float64))
+    half = decoder.conv_blocks[2]
+    assert isinstance(half, DepthToTime)
+    layout = _layout(decoder.norm1, codes.shape[1])
+    shortcuts = [s for s in map(_shortcut, (decoder.block_res_blocks[1], decoder.block_res_blocks[0])) if s is not None]
+    for shortcut in shortcuts[:-1]:
+        _write_identity(shortcut)
     constant = torch.zeros(codes.shape[1] + 1, dtype=torch.float64)
     constant[-1] = 1
     signals = torch.stack([_with_constant(code) for code in codes])
     if shortcuts:
-        _write(shortcuts[-1].conv3, layout)
+        _write(shortcuts[-1], layout)
     else:
         signals, constant = layout @ signals, layout @ constant
     _write_depth_to_time(half, signals, 1, bias=constant)
@@ -123,7 +129,8 @@ def _layout(norm: nn.GroupNorm, signals: int) -> Tensor:
     size = norm.num_channels // norm.num_groups
     if signals > _pairs(norm):
         raise UserError(
-            f"vae.train.linear_start: {norm.num_channels} temporal channels in {norm.num_groups} groups hold {_pairs(norm)} signals, {signals} are needed"
+            f"vae.train.linear_start: {norm.num_channels} temporal channels in {norm.num_groups} groups hold {_pairs(norm)} signals, "
+            f"{signals} are needed"
         )
     layout = torch.zeros(norm.num_channels, signals + 1, dtype=torch.float64)
     for signal in range(signals):
@@ -150,10 +157,6 @@ def _read_layout(norm: nn.GroupNorm, conv: nn.Conv3d, readout: Tensor) -> None:
     _write(conv, readout @ (layout[:, :signals] * divisor[:, None]).T)
 
 
-def _selection(rows: int, total: int) -> Tensor:
-    return torch.eye(total, rows, dtype=torch.float64)
-
-
 def _with_constant(matrix: Tensor) -> Tensor:
     """One more row, of zeros: the channel that carries the constant, which comes from the bias."""
     return torch.cat([matrix, matrix.new_zeros(1, matrix.shape[1])])
@@ -166,15 +169,20 @@ def _principal(rows: Tensor, count: int) -> Tensor:
 
 
 def _width(blocks: nn.Module) -> int:
-    block = blocks[-1]  # type: ignore[index]
-    assert isinstance(block, ResBlock)
-    return block.conv2.out_channels
+    first = next(blocks.children())
+    assert isinstance(first, ResBlock)
+    return first.conv2.out_channels
 
 
-def _write_shortcut(blocks: nn.Module) -> None:
-    shortcut = blocks[0].conv3  # type: ignore[index]
-    if shortcut is not None:
-        _write(shortcut, torch.eye(shortcut.out_channels, shortcut.in_channels, dtype=torch.float64))
+def _shortcut(blocks: nn.Module) -> nn.Conv3d | None:
+    """The only conv on the main path of a row of ResBlocks: there where its width changes."""
+    first = next(blocks.children())
+    assert isinstance(first, ResBlock)
+    return first.conv3
+
+
+def _write_identity(conv: nn.Conv3d) -> None:
+    _write(conv, torch.eye(conv.out_channels, conv.in_channels, dtype=torch.float64))
 
 
 def _write(conv: nn.Conv3d, matrix: Tensor, tap: int | None = None, bias: Tensor | None = None, clear: bool = True) -> None:

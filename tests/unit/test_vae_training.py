@@ -13,6 +13,7 @@ from mugv.recipe.schema import VAEPhase, VAETraining
 from mugv.training.loop import fit
 from mugv.training.metrics_log import MetricsLog
 from mugv.vae import VideoVAE
+from mugv.vae.linear_start import start_linear
 from mugv.vae.reconstruct import measure
 from mugv.vae.samples import to_uint8, to_video, window_indices
 from mugv.vae.training import VAETask, trainable
@@ -167,6 +168,33 @@ def test_windows_stay_inside_the_clip_and_start_with_the_repeated_first_frame():
     assert list(range(4, 12)) in short.tolist()
     with pytest.raises(UserError, match="windows of 4 latents need clips of at least 32 frames, got 17"):
         window_indices(17, 4, 1, torch.Generator())
+
+
+@pytest.mark.parametrize("widths", [(64, 64, 64, 64), (48, 56, 64, 96)])
+def test_the_linear_start_is_the_principal_subspace_of_the_features(widths):
+    torch.manual_seed(0)
+    config = MODEL.model_copy(update={"temporal_channels": widths, "latent_channels": 12, "decode_window": 1})
+    vae = VideoVAE(config)
+    channels = config.feature_channels
+    hidden = torch.randn(2000, 12) @ torch.randn(12, 8 * channels)
+    features = hidden.view(-1, 8, channels) + 3.0 + 0.01 * torch.randn(2000, 8, channels)
+    lost = start_linear(vae.temporal_vae, features)
+    assert lost < 0.01
+    grid = features[:36].view(1, 6, 6, 8, channels).permute(0, 4, 3, 1, 2)
+    with torch.no_grad():
+        posterior = vae.posterior(grid)
+        output = vae.temporal_vae.features(posterior.mean)
+    error = (output - grid).square().mean() / (grid - 3.0).square().mean()
+    assert float(error) < 0.05
+    assert 0.5 < float(posterior.mean.std()) < 2
+    assert float(posterior.logvar.max()) == pytest.approx(-6.0)
+
+
+def test_a_linear_start_for_longer_windows_or_too_few_channels_is_refused(clips):
+    with pytest.raises(UserError, match=r"needs windows: \[1\]"):
+        make(clips, phase("temporal", 1, windows=(1, 2)), linear_start=True).train_step(0)
+    with pytest.raises(UserError, match="16 temporal channels in 4 groups hold 4 signals"):
+        make(clips, phase("temporal", 1, windows=(1,)), linear_start=True).train_step(0)
 
 
 def test_bytes_survive_the_way_to_the_net_and_back(clips):
