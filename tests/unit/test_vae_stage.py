@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recipes import write_recipe
 
 from mugv.curation.rows import ClipRow, write_rows
 from mugv.curation.shard import write_tar
@@ -20,7 +21,6 @@ from mugv.stages import train_vae
 from mugv.stages.base import StageContext
 from mugv.training.metrics_log import MetricsLog
 from mugv.vae import load_vae
-from tests.unit.recipes import write_recipe
 
 VAE = {
     "vae.model.base_channels": "8",
