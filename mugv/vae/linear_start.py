@@ -35,7 +35,7 @@ def start_linear(net: TemporalVAE, features: Tensor) -> float:
 
 def _start_encoder(net: TemporalVAE, samples: Tensor, mean: Tensor) -> tuple[Tensor, float]:
     """Pairs of frames, pairs of pairs and halves are merged by PCA, each into as many components as the layer has channels.
-    Returns whitened codes [M, Z] and the share of variance lost."""
+    Returns codes [M, Z] of unit mean variance and the share of variance lost."""
     encoder, latents = net.encoder, net.quant_conv.out_channels // 2
     first = _principal(samples.flatten(0, 1), encoder.conv_in.out_channels)
     _write(encoder.conv_in, first)
@@ -47,8 +47,8 @@ def _start_encoder(net: TemporalVAE, samples: Tensor, mean: Tensor) -> tuple[Ten
         basis = _principal(merged.flatten(0, 1), min(latents if last else conv.out_channels, _width(encoder.block_res_blocks[level + 1])))
         x = merged @ basis.T
         if last:
-            spread = x.flatten(0, 1).std(dim=0)
-            x, basis = x / spread, basis / spread[:, None]
+            mix = _mixing(len(basis)) / x.flatten(0, 1).std(dim=0).square().mean().sqrt()
+            x, basis = x @ mix.T, mix @ basis
         half = basis.shape[1] // 2
         bias = -(basis @ torch.cat([offset, offset])) if level == 0 else torch.zeros(len(basis), dtype=basis.dtype)
         _finish_level(encoder, level, last, basis, half, bias)
@@ -59,6 +59,13 @@ def _start_encoder(net: TemporalVAE, samples: Tensor, mean: Tensor) -> tuple[Ten
     net.quant_conv.bias[latents:] = START_LOGVAR
     fitted = codes @ torch.linalg.lstsq(codes, samples.flatten(1)).solution
     return codes, float((fitted - samples.flatten(1)).square().sum() / samples.square().sum())
+
+
+def _mixing(size: int) -> Tensor:
+    """A fixed rotation [size, size]: every channel carries the same variance, yet the code keeps its few strong and many weak
+    directions. Whitened components would give the generator noise-like detail that weighs as much as the picture's layout."""
+    generator = torch.Generator().manual_seed(size)
+    return torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
 
 
 def _finish_level(encoder: TemporalEncoder, level: int, last: bool, basis: Tensor, half: int, bias: Tensor) -> None:

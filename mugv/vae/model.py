@@ -27,7 +27,7 @@ SPATIAL_SCALE = 0.18215
 START_LOGVAR = -6.0
 """Log-variance of the posterior at the start of training."""
 FRAME_BATCH = 4
-"""Frames that pass the trunk at once when no gradient is needed: bounds the memory at full size."""
+"""Frames of 720 x 1280 that pass the trunk at once when no gradient is needed, and as many more as are smaller, up to 64."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,14 @@ class VideoVAE(nn.Module):
         T = 8k gives k latents, T = 1 + 8k gives k + 1. UserError for other T and for H or W not divisible by 16.
         """
         check_video(video)
+        features = self.encode_frames(video)
         if video.shape[2] % CHUNK == 1:
-            video = torch.cat([video[:, :, :1].expand(-1, -1, CHUNK - 1, -1, -1), video], dim=2)
-        return self.posterior(self.encode_frames(video))
+            features = torch.cat([features[:, :, :1].expand(-1, -1, CHUNK - 1, -1, -1), features], dim=2)
+        return self.posterior(features)
 
     def encode_frames(self, video: Tensor) -> Tensor:
         """Video [B, 3, T, H, W] -> features [B, C, T, h, w], each frame by itself."""
-        features = _in_batches(self.spatial_vae.encoder, _to_frames(video)) * SPATIAL_SCALE
+        features = _in_batches(self.spatial_vae.encoder, _to_frames(video), video.shape[3] * video.shape[4]) * SPATIAL_SCALE
         return _to_video(features, video.shape[0])
 
     def posterior(self, features: Tensor) -> Posterior:
@@ -94,7 +95,8 @@ class VideoVAE(nn.Module):
 
     def decode_frames(self, features: Tensor) -> Tensor:
         """Features [B, C, T, h, w] -> video [B, 3, T, 8h, 8w], each frame by itself."""
-        frames = _in_batches(self.spatial_vae.decoder, _to_frames(features) / SPATIAL_SCALE)
+        pixels = 64 * features.shape[3] * features.shape[4]
+        frames = _in_batches(self.spatial_vae.decoder, _to_frames(features) / SPATIAL_SCALE, pixels)
         return _to_video(frames, features.shape[0])
 
     def decode_clip(self, latents: Tensor, window: int | None = None) -> Tensor:
@@ -151,7 +153,8 @@ def _to_video(frames: Tensor, batch: int) -> Tensor:
     return frames.view(batch, -1, *frames.shape[1:]).transpose(1, 2)
 
 
-def _in_batches(net: nn.Module, frames: Tensor) -> Tensor:
+def _in_batches(net: nn.Module, frames: Tensor, pixels: int) -> Tensor:
     if torch.is_grad_enabled():
         return net(frames)
-    return torch.cat([net(part) for part in frames.split(FRAME_BATCH)])
+    batch = min(64, max(1, FRAME_BATCH * 720 * 1280 // pixels))
+    return torch.cat([net(part) for part in frames.split(batch)])
