@@ -21,8 +21,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_RECIPE = ROOT / "configs" / "tiny.yaml"
+FOOTAGE_RECIPE = ROOT / "configs" / "footage.yaml"
+"""What `--videos` uses when no recipe is named."""
 
-RecipeOption = Annotated[Path | None, typer.Option("--recipe", help="Recipe file (default: the embedded configs/tiny.yaml).")]
+_RECIPE_HELP = "Recipe file (default: configs/tiny.yaml, or configs/footage.yaml with --videos)."
+RecipeOption = Annotated[Path | None, typer.Option("--recipe", help=_RECIPE_HELP)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated.")]
 VideosOption = Annotated[Path | None, typer.Option("--videos", help="Folder with video files (default: sample footage is made).")]
 CaptionsOption = Annotated[Path | None, typer.Option("--captions", help="captions.jsonl for the videos.")]
@@ -80,7 +83,7 @@ def read_recipe(recipe: Path | None, changes: list[str] | None, videos: Path | N
         if not captions.is_file():
             raise UserError(f"--captions {captions}: no such file; give a captions.jsonl")
         given.append(f"data.captions={_yaml_text(captions.absolute())}")
-    return load_recipe(recipe or DEFAULT_RECIPE, given)
+    return load_recipe(recipe or (DEFAULT_RECIPE if videos is None else FOOTAGE_RECIPE), given)
 
 
 def _yaml_text(path: Path) -> str:

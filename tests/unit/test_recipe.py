@@ -1,0 +1,55 @@
+"""A recipe's mistakes are refused by name, before anything starts."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mugv.errors import UserError
+from mugv.recipe import digest, load_recipe, recipe_from_json, recipe_to_json
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "configs/tiny.yaml"
+
+
+@pytest.mark.parametrize("name", ["tiny", "footage", "mugv-10b"])
+def test_shipped_recipes_load_and_survive_their_own_json(name):
+    recipe = load_recipe(ROOT / f"configs/{name}.yaml")
+    assert recipe_from_json(recipe_to_json(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("curation.sharpnes=3", r"curation\.sharpnes: unknown key; accepted here: .*sharpness"),
+        ("dit.layers=many", r"dit\.layers: .*integer.*'many'"),
+        ("dit.heads=5", "heads 5"),
+        ("parallel.tensor=3", "world 1 is not a multiple of tensor x pipeline x context = 3"),
+        ("encode.sizes=[[40, 48]]", "multiples of 16"),
+        ("curation.clip.frames=16", "1 \\+ 8k"),
+        ("pretrain.7.steps=3", "'7' is not an index; the list has 3 entries"),
+        ("sft.size=[64, 64]", r"sft\.size \[64, 64\] is not one of encode\.sizes"),
+        ("vae.model.latent_channels=16", r"must equal vae\.model\.latent_channels 16"),
+        ("pretrain.1.expand.factor=5", "must divide dit.hidden"),
+        ("nonsense", "expected key=value"),
+    ],
+)
+def test_a_mistake_is_named_with_what_would_be_right(setting, message):
+    with pytest.raises(UserError, match=message) as error:
+        load_recipe(TINY, [setting])
+    assert "\n" not in str(error.value)
+
+
+def test_unreadable_and_malformed_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.yaml: cannot be read"):
+        load_recipe(tmp_path / "nowhere.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    with pytest.raises(UserError, match=r"bad\.yaml: not valid YAML"):
+        load_recipe(tmp_path / "bad.yaml")
+
+
+def test_the_digest_changes_with_any_value_and_with_nothing_else(tmp_path):
+    tree = yaml.safe_load(TINY.read_text())
+    (tmp_path / "same.yaml").write_text(yaml.safe_dump(tree, sort_keys=True))
+    assert digest(load_recipe(TINY)) == digest(load_recipe(tmp_path / "same.yaml"))
+    assert digest(load_recipe(TINY)) != digest(load_recipe(TINY, ["sft.steps=41"]))
