@@ -109,14 +109,16 @@ class VAETask:
 
     def _enter(self, index: int) -> None:
         """A phase begins: its clips, its trainable parameters, a new optimizer, the frozen trunk's features."""
+        phase, before = self.settings.phases[index], self.settings.phases[self.phase] if self.phase >= 0 else None
         self.phase = index
-        phase = self.settings.phases[index]
         self.clips = self.footage(phase.size)
         chosen = trainable(self.vae, phase)
         self.vae.requires_grad_(False)
         for parameter in chosen:
             parameter.requires_grad_(True)
         self.optimizer = torch.optim.AdamW(chosen, lr=phase.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+        if before is not None and _frozen_encoder(before) and _frozen_encoder(phase) and before.size == phase.size:
+            return
         self.features = None
         if _frozen_encoder(phase):
             self._cache_features()
