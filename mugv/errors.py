@@ -5,7 +5,7 @@ class UserError(ValueError):
     """A mistake in the input: the message names the file or key, what is wrong and what would be right."""
 
 
-class MissingFeature(UserError):
+class MissingFeatureError(UserError):
     """A recipe asks for something that this release does not do."""
 
 

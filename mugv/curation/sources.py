@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from mugv.errors import MissingFeature, UserError
+from mugv.errors import MissingFeatureError, UserError
 
 EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".m2ts", ".flv", ".wmv", ".3gp", ".ogv")
 CAPTIONS = "captions.jsonl"
@@ -49,10 +49,10 @@ class SourceFile:
 
 
 def local_folder(location: str) -> Path:
-    """The folder that a path or file:// URI names. Raises UserError when it is not there, MissingFeature for other URIs."""
+    """The folder that a path or file:// URI names. Raises UserError when it is not there, MissingFeatureError for other URIs."""
     url = urlparse(location)
     if url.scheme and url.scheme != "file" and "://" in location:
-        raise MissingFeature(f"data.videos {location}: only a local folder or a file:// URI is supported, copy the videos to one")
+        raise MissingFeatureError(f"data.videos {location}: only a local folder or a file:// URI is supported, copy the videos to one")
     folder = Path(unquote(url.path)) if url.scheme == "file" else Path(location)
     if not folder.exists():
         raise UserError(f"data.videos {location}: no such folder")

@@ -49,7 +49,7 @@ def _zero_gates(model: MugDiT) -> None:
     """adaLN-zero: every block starts as the identity, and the velocity starts at zero."""
     for chunk in (2, 5):
         for layer in model.layers:
-            layer.scale_shift_table[chunk] = 0
+            layer.get_parameter("scale_shift_table")[chunk] = 0
         model.timestep_block.weight.unflatten(0, (6, -1))[chunk] = 0
         model.timestep_block.bias.unflatten(0, (6, -1))[chunk] = 0
     model.final_layer.linear.weight.zero_()

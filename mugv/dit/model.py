@@ -99,7 +99,7 @@ class MugDiT(MegatronModule):
         noised, given = (self.timestep_block(F.silu(e)).unflatten(1, (6, -1)) for e in (t_emb, t0_emb))
         return t_emb, t0_emb, Modulation(noised, given, mask_SB1)
 
-    def _run(self, layer: DiTLayer, x: Tensor, modulation: Modulation, rope: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+    def _run(self, layer: nn.Module, x: Tensor, modulation: Modulation, rope: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         if self.config.recompute_granularity != "full" or not self.training:
             return layer(x, modulation, rope, text, text_mask)
 

@@ -56,7 +56,8 @@ def _generate(ctx: StageContext, generator: Generator, prompts: list[str]) -> tu
     assert align is not None
     names = [f"{i:04d}-{j}" for i in range(len(prompts)) for j in range(align.candidates)]
     texts = [p for p in prompts for _ in range(align.candidates)]
-    latents, pixels = [], []
+    latents: list[torch.Tensor] = []
+    pixels: list[np.ndarray] = []
     for start in range(0, len(names), 48):
         part = slice(start, start + 48)
         seeds = [ctx.recipe.seed + 50_000 + k for k in range(len(names))][part]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mugv.errors import MissingFeature
+from mugv.errors import MissingFeatureError
 from mugv.stages.base import StageContext
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run_training(ctx: StageContext, train: Callable[[StageContext], dict[str, fl
 def _check_one_machine(ctx: StageContext) -> None:
     per_node = ctx.recipe.resources.gpus_per_node
     if per_node and ctx.recipe.parallel.world > per_node:
-        raise MissingFeature(
+        raise MissingFeatureError(
             f"parallel.world {ctx.recipe.parallel.world} needs more than one node of {per_node} GPUs: this release trains on one machine"
         )
 

@@ -34,7 +34,9 @@ class Labels:
 
 def read_labels(path: Path, clips: set[str]) -> Labels:
     """Parse and check a label file. Raises UserError naming the line."""
-    passed, failed, pairs = [], [], []
+    passed: list[str] = []
+    failed: list[str] = []
+    pairs: list[tuple[str, str]] = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         where = f"{path.name} line {number}"
         try:

@@ -8,16 +8,16 @@ import torch
 import torch.distributed as dist
 
 from mugv.dit.megatron_cpu import install
-from mugv.errors import MissingFeature
+from mugv.errors import MissingFeatureError
 from mugv.recipe.schema import Parallel
 
 
 def check_supported(layout: Parallel) -> None:
-    """Raise MissingFeature for layouts that this release does not train."""
+    """Raise MissingFeatureError for layouts that this release does not train."""
     wanted = {"tensor": layout.tensor, "pipeline": layout.pipeline, "context": layout.context}
     for name, size in wanted.items():
         if size > 1:
-            raise MissingFeature(f"parallel.{name} = {size}: this release trains with data parallelism only; set parallel.{name} = 1")
+            raise MissingFeatureError(f"parallel.{name} = {size}: this release trains with data parallelism only; set parallel.{name} = 1")
 
 
 def initialise(layout: Parallel) -> None:
@@ -49,7 +49,7 @@ def _start(world: int) -> None:
         return
     if world != 1:
         raise ValueError(f"parallel.world is {world}: start this stage with torchrun")
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
 def data_rank() -> tuple[int, int]:

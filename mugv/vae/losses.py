@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mugv.errors import MissingFeature
+from mugv.errors import MissingFeatureError
 from mugv.vae.model import Posterior
 
 SALIENCY_LIMIT = 5.0
@@ -64,8 +64,8 @@ def generator_hinge(fake: Tensor) -> Tensor:
 
 
 def require_perceptual(weight: float) -> None:
-    """MissingFeature when a recipe asks for the perceptual term: its network's weights are not part of this package."""
+    """MissingFeatureError when a recipe asks for the perceptual term: its network's weights are not part of this package."""
     if weight > 0:
-        raise MissingFeature(
+        raise MissingFeatureError(
             f"vae.train.perceptual_weight = {weight}: the perceptual loss needs an image network that is not installed; set it to 0"
         )

@@ -9,7 +9,7 @@ from footage_tools import context, recipe_for
 
 from mugv.curation.source import caption_for
 from mugv.curation.sources import Caption, assign_shards, digest_of, read_sources
-from mugv.errors import MissingFeature, UserError
+from mugv.errors import MissingFeatureError, UserError
 from mugv.stages import scan
 
 GOOD = {"source": "a.mp4", "start": 0, "end": 2, "caption": "a red bar"}
@@ -68,7 +68,7 @@ def test_folder_mistakes_are_told_apart(tmp_path, videos):
     for name, message in cases.items():
         with pytest.raises(UserError, match=message):
             scan.data_digest(recipe_for(tmp_path, f"data.videos={tmp_path / name}"))
-    with pytest.raises(MissingFeature, match="s3://bucket"):
+    with pytest.raises(MissingFeatureError, match="s3://bucket"):
         scan.data_digest(recipe_for(tmp_path, "data.videos=s3://bucket/x"))
 
 

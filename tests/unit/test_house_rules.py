@@ -36,6 +36,6 @@ def test_the_mlflow_folder_never_shadows_the_package():
 
 @pytest.mark.parametrize("module", ["mugv.cli.main", "mugv.stages.graph", "mugv.recipe"])
 def test_light_modules_import_nothing_heavy(module):
-    heavy = "torch kfp mlflow av cv2 pandas transformers dvc".split()
+    heavy = ["torch", "kfp", "mlflow", "av", "cv2", "pandas", "transformers", "dvc"]
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/").stdout.strip() == "[]"

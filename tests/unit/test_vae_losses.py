@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mugv.errors import MissingFeature
+from mugv.errors import MissingFeatureError
 from mugv.vae.discriminator import PatchDiscriminator
 from mugv.vae.losses import (
     discriminator_hinge,
@@ -77,7 +77,7 @@ def test_the_discriminator_learns_to_tell_noise_from_flat_video():
 
 def test_a_perceptual_weight_without_its_network_stops_at_once():
     require_perceptual(0.0)
-    with pytest.raises(MissingFeature, match="perceptual_weight"):
+    with pytest.raises(MissingFeatureError, match="perceptual_weight"):
         require_perceptual(0.1)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mugv.errors import MissingFeature, UserError
+from mugv.errors import MissingFeatureError, UserError
 from mugv.media.shapes import ALL_COMBINATIONS, render, sample_motion
 from mugv.recipe.models import VAEModel
 from mugv.recipe.schema import VAEPhase, VAETraining
@@ -146,7 +146,7 @@ def test_the_adversary_comes_only_in_the_last_fraction(clips):
 
 
 def test_a_perceptual_weight_is_refused_before_training(clips):
-    with pytest.raises(MissingFeature):
+    with pytest.raises(MissingFeatureError):
         make(clips, phase("joint", 1), perceptual_weight=0.1)
 
 
