@@ -73,20 +73,32 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 
 def with_split(rows: Sequence[ClipRow], fraction: float, seed: int) -> tuple[list[ClipRow], str]:
-    """Validation gets `fraction` of the sources with kept clips, chosen by hash: at least one, and never all.
+    """Validation gets `fraction` of the sources with kept clips, chosen by hash.
 
-    A single source is split by clips instead, its last ones in time being validation.
+    Where that is less than one source, it gets the last clips in time of each instead: a whole source would be far more than asked,
+    and training would never see what it shows.
     """
     kept = [row for row in rows if row.status == "kept"]
     sources = sorted({row.source_digest for row in kept}, key=lambda d: hashlib.sha256(f"{seed}:{d}".encode()).hexdigest())
-    if len(sources) > 1:
+    by_source = len(sources) * fraction >= 1
+    if by_source:
         held = set(sources[: _share(len(sources), fraction)])
         validation = {row.clip_id for row in kept if row.source_digest in held}
     else:
-        count = _share(len(kept), fraction) if len(kept) > 1 else 0
-        validation = {row.clip_id for row in kept[len(kept) - count :]}
+        validation = _latest(kept, _share(len(kept), fraction) if len(kept) > 1 else 0)
     splits = {row.clip_id: "validation" if row.clip_id in validation else "train" for row in kept}
-    return [replace(row, split=splits.get(row.clip_id, "")) for row in rows], "source" if len(sources) > 1 else "clip"
+    return [replace(row, split=splits.get(row.clip_id, "")) for row in rows], "source" if by_source else "clip"
+
+
+def _latest(kept: Sequence[ClipRow], count: int) -> set[str]:
+    """The `count` clips that come latest within their own source; `kept` is in order of time."""
+    total = Counter(row.source_digest for row in kept)
+    seen: Counter[str] = Counter()
+    place = {}
+    for row in kept:
+        seen[row.source_digest] += 1
+        place[row.clip_id] = seen[row.source_digest] / total[row.source_digest]
+    return set(sorted(place, key=lambda name: -place[name])[:count])
 
 
 def _share(count: int, fraction: float) -> int:

@@ -56,7 +56,7 @@ def _member(archive: tarfile.TarFile, name: str) -> bytes:
 
 def _card(rows: list[ClipRow], shards: dict[str, str], split_by: str) -> dict[str, Any]:
     kept = [row for row in rows if row.status == "kept"]
-    by_clip = "the only source with kept clips is split by clips: validation clips come from the same footage as training clips"
+    by_clip = "there are too few sources to hold one back: validation clips come from the same footage as training clips"
     return {
         "format": "mugv-clipset-1",
         "clips": dict(sorted(Counter(row.split for row in kept).items())),

@@ -199,7 +199,8 @@ def batch_size(size: tuple[int, int], frames: int) -> int:
 
 
 def _spread(n: int, count: int) -> list[int]:
-    """`count` indices evenly spaced over range(n), all of them when n is smaller."""
+    """`count` indices evenly spaced over range(n), all of them when n is smaller. Each is one further into its part, since prompts
+    repeat with a period that may divide the parts' length."""
     if n <= count:
         return list(range(n))
-    return [k * n // count for k in range(count)]
+    return [k * n // count + k % max(1, n // count) for k in range(count)]

@@ -238,6 +238,14 @@ def test_split_by_source_is_by_share_and_never_empty():
     assert Counter(r.split for r in with_split(rows[:2], 0.01, 0)[0]) == {"validation": 1, "train": 1}
 
 
+def test_few_sources_are_split_by_clips_so_that_training_sees_each_of_them():
+    rows = [row(k, source=f"{k // 5}.mp4") for k in range(10)]
+    done, how = with_split(rows, 0.2, 0)
+    assert how == "clip"
+    assert {r.source for r in done if r.split == "train"} == {"0.mp4", "1.mp4"}
+    assert [k for k, r in enumerate(done) if r.split == "validation"] == [4, 9]
+
+
 def test_a_single_source_is_split_by_clips_and_says_so():
     done, how = with_split([row(k) for k in range(10)], 0.2, 0)
     assert how == "clip"
