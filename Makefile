@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check setup gpu-test lock
+.PHONY: run test check setup lock
 
 run: setup
 	$(BIN)/mugv run
@@ -28,9 +28,6 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $(STAMP)
-
-gpu-test: setup
-	$(BIN)/python -m pytest tests/gpu
 
 lock:
 	$(BIN)/pip freeze --exclude-editable | grep -v ' @ ' > requirements.lock
