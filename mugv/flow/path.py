@@ -6,11 +6,13 @@ Legend: B clips, C latent channels, T latent frames, H W latent rows and columns
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 STEPS = 1000.0
+Distribution = Literal["logit-normal", "uniform"]
 
 
 def shift_ratio(height: int, width: int, latent_frames: int, scale: float = 1.0) -> float:
@@ -23,13 +25,20 @@ def shift_timestep(u: Tensor, ratio: float) -> Tensor:
     return STEPS * ratio * u / (1 + (ratio - 1) * u)
 
 
-def sample_timesteps(batch: int, ratio: float, generator: torch.Generator, stratified: bool = True) -> Tensor:
-    """Logit-normal(0, 1) timesteps [B], shifted. Stratified: one draw in each of B equal slices of probability, in random order."""
+def sample_timesteps(
+    batch: int, ratio: float, generator: torch.Generator, distribution: Distribution = "logit-normal", stratified: bool = True
+) -> Tensor:
+    """Shifted timesteps fp32 [B] of u ~ logit-normal(0, 1) (published) or uniform.
+
+    Stratified: one draw in each of B equal slices of probability, in random order.
+    """
     uniform = torch.rand(batch, generator=generator, dtype=torch.float64)
     if stratified:
         uniform = (torch.randperm(batch, generator=generator) + uniform) / batch
-    normal = math.sqrt(2) * torch.erfinv((2 * uniform - 1).clamp(-1 + 1e-9, 1 - 1e-9))
-    return shift_timestep(torch.sigmoid(normal), ratio).float()
+    if distribution == "logit-normal":
+        normal = math.sqrt(2) * torch.erfinv((2 * uniform - 1).clamp(-1 + 1e-9, 1 - 1e-9))
+        uniform = torch.sigmoid(normal)
+    return shift_timestep(uniform, ratio).float()
 
 
 def add_noise(data_BCTHW: Tensor, noise_BCTHW: Tensor, timestep_B: Tensor, noised_BT: Tensor) -> Tensor:

@@ -16,10 +16,10 @@ from torch import Tensor
 from mugv.dataset.latentset import LatentNorm, pad_text
 from mugv.dit.model import MugDiT
 from mugv.errors import UserError
-from mugv.flow.sampler import Velocity, sample_euler
+from mugv.flow.sampler import Velocity, sample_flow
 from mugv.media.resize import resize_crop
 from mugv.recipe.models import TextEncoder
-from mugv.recipe.schema import Flow
+from mugv.recipe.schema import Flow, Sampler
 from mugv.text import open_encoder
 from mugv.training.flow_data import stage_ratio
 from mugv.training.model_io import load_dit
@@ -96,7 +96,7 @@ class Generator:
             given = torch.zeros(shape)
             given[:, :, :1] = self.encode_frames(first_frames, (height, width))
         ratio = stage_ratio(self.flow, (height, width), shape[2])
-        return sample_euler(self._velocity(prompts, noised, guidance), noise, steps, guidance, ratio, given, noised)
+        return sample_flow(self._velocity(prompts, noised, guidance), noise, Sampler(steps=steps, guidance=guidance), ratio, given, noised)
 
     @torch.no_grad()
     def encode_frames(self, frames: np.ndarray, size: tuple[int, int]) -> Tensor:
@@ -124,7 +124,7 @@ class Generator:
         noised = noised_BT.repeat(branches, 1)
         fps = torch.full((len(noised),), self.fps)
 
-        def velocity(x: Tensor, t: float) -> tuple[Tensor, Tensor | None]:
+        def velocity(x: Tensor, t: float, guided: bool) -> tuple[Tensor, Tensor | None]:
             out = self.model(x.repeat(branches, 1, 1, 1, 1), torch.full((len(noised),), t), text, mask, fps, noised)
             return (out, None) if branches == 1 else tuple(out.chunk(2))  # type: ignore[return-value]
 

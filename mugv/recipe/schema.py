@@ -9,6 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mugv.recipe.flow import Flow as Flow
+from mugv.recipe.flow import FrameMask as FrameMask
+from mugv.recipe.flow import Sampler as Sampler
 from mugv.recipe.models import DiTModel, TextEncoder, VAEModel
 
 Positive = Annotated[int, Field(ge=1)]
@@ -159,15 +162,6 @@ class Encode(Part):
         return self
 
 
-class FrameMask(Part):
-    """Probabilities of giving frames clean (mug-v 4.5; the names are Open-Sora's)."""
-
-    image_head: Fraction = 0.0
-    image_tail: Fraction = 0.0
-    image_head_tail: Fraction = 0.0
-    random: Fraction = 0.0
-
-
 class Optimizer(Part):
     learning_rate: Annotated[float, Field(gt=0)]
     minimum_learning_rate: Annotated[float, Field(ge=0)] = 0.0
@@ -178,16 +172,6 @@ class Optimizer(Part):
     epsilon: float = 1e-10
     weight_decay: float = 0.0
     clip_gradient: float = 1.0
-
-
-class Flow(Part):
-    """Rectified flow: x_t = (1 - t) x0 + t noise, t shifted by sqrt(HW / 512^2) sqrt(F) times `shift_scale`."""
-
-    time_shift: bool = True
-    shift_scale: float = 1.0
-    image_loss_weight: float = 0.3
-    caption_dropout_t2v: Fraction = 0.1
-    caption_dropout_i2v: Fraction = 0.5
 
 
 class Expansion(Part):
@@ -228,11 +212,6 @@ class SFT(TrainStage):
     """How many evenly spaced checkpoints of the stage are averaged."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     """rho of the average: weight of checkpoint i of N is rho^(N - i)."""
-
-
-class Sampler(Part):
-    steps: Positive = 25
-    guidance: float = 4.0
 
 
 class AlignRound(Part):
@@ -279,16 +258,28 @@ class Register(Part):
 
 
 class Parallel(Part):
-    """Layout of the training stages' processes."""
+    """Layout of the training stages' processes: world = data x tensor x pipeline x context."""
 
     world: Positive = 1
     tensor: Positive = 1
     pipeline: Positive = 1
+    virtual_pipeline: Positive = 1
+    """Parts of the network that each pipeline rank holds (interleaved 1F1B); 1: plain 1F1B."""
     context: Positive = 1
+    context_method: Literal["auto", "ulysses", "gather"] = "auto"
+    """ulysses swaps tokens for heads, gather collects keys and values; auto: ulysses where the heads divide."""
     sequence_parallel: bool = False
     distributed_optimizer: bool = False
-    recompute: Literal["none", "full"] = "none"
+    overlap: bool = False
+    """Reduce gradients during backward and gather parameters during forward; needs the distributed optimizer."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """selective: norms, GELU and rotations are made again in backward; full: whole blocks."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    micro_batch: Positive | None = None
+    """Clips of a micro-batch on one data-parallel rank; unset: all of the rank's clips at once."""
+    attention: Literal["auto", "sdpa", "varlen", "flash", "te"] = "auto"
+    async_save: bool = False
+    """Checkpoints are written while training goes on."""
 
     @property
     def data(self) -> int:
@@ -301,6 +292,10 @@ class Parallel(Part):
             raise ValueError(f"world {self.world} is not a multiple of tensor x pipeline x context = {model}")
         if self.sequence_parallel and self.tensor == 1:
             raise ValueError("sequence_parallel needs tensor of at least 2")
+        if self.virtual_pipeline > 1 and self.pipeline == 1:
+            raise ValueError("virtual_pipeline needs pipeline of at least 2")
+        if self.overlap and not self.distributed_optimizer:
+            raise ValueError("overlap needs distributed_optimizer: true")
         return self
 
 
