@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from mugv.cli import cluster, generate, inspect, models, plan, run, stage
+from mugv.cli import cluster, convert, generate, inspect, models, plan, run, stage
 from mugv.cli.common import one_line_errors
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "runs": inspect.runs,
     "show": inspect.show,
     "generate": generate.generate,
+    "convert": convert.convert,
     "lineage": models.lineage,
     "promote": models.promote,
     "rollback": models.rollback,
