@@ -8,6 +8,7 @@ import torch
 from megatron.core.transformer import TransformerConfig
 
 from mugv.recipe.models import DiTModel
+from mugv.recipe.schema import Parallel
 
 
 @dataclass
@@ -19,8 +20,10 @@ class DiTConfig(TransformerConfig):
     text_width: int = 4096
     learned_sigma: bool = True
     gate_init: str = "random"
-    has_cond_embedder: bool = True
-    """Read by megatron: conditioning embedders are replicated on every pipeline stage and their gradients reduced."""
+    attention: str = "auto"
+    """Attention back end, see mugv.dit.attention."""
+    context_method: str = "auto"
+    """How context-parallel ranks exchange: ulysses, gather, or auto (ulysses where the heads divide)."""
     frequency_width: int = 256
     """Width of the sinusoid of timestep and fps."""
 
@@ -33,11 +36,10 @@ class DiTConfig(TransformerConfig):
         return self.latent_channels * (2 if self.learned_sigma else 1)
 
 
-def make_config(model: DiTModel, text_width: int, width_divisor: int = 1, bf16: bool = False, **layout: object) -> DiTConfig:
-    """The megatron configuration of `model`, its width and heads divided by `width_divisor` (stages before an expansion).
-
-    `layout` passes megatron's parallel settings through (tensor_model_parallel_size, sequence_parallel, ...).
-    """
+def make_config(model: DiTModel, text_width: int, width_divisor: int, layout: Parallel) -> DiTConfig:
+    """The megatron configuration of `model`, its width and heads divided by `width_divisor` (stages before an expansion)."""
+    dtype = torch.bfloat16 if layout.precision == "bf16" else torch.float32
+    full = layout.recompute == "full"
     return DiTConfig(
         num_layers=model.layers,
         hidden_size=model.hidden // width_divisor,
@@ -55,8 +57,21 @@ def make_config(model: DiTModel, text_width: int, width_divisor: int = 1, bf16: 
         bias_dropout_fusion=False,
         use_cpu_initialization=True,
         perform_initialization=False,
-        bf16=bf16,
-        params_dtype=torch.bfloat16 if bf16 else torch.float32,
-        pipeline_dtype=torch.bfloat16 if bf16 else torch.float32,
-        **layout,  # type: ignore[arg-type]
+        bf16=layout.precision == "bf16",
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        tensor_model_parallel_size=layout.tensor,
+        sequence_parallel=layout.sequence_parallel,
+        context_parallel_size=layout.context,
+        context_method=layout.context_method,
+        attention=layout.attention,
+        pipeline_model_parallel_size=layout.pipeline,
+        virtual_pipeline_model_parallel_size=layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
+        variable_seq_lengths=layout.pipeline > 1,
+        moe_token_dispatcher_type="alltoall",
+        overlap_p2p_comm=layout.virtual_pipeline > 1,
+        batch_p2p_comm=layout.virtual_pipeline == 1,
+        recompute_granularity=None if layout.recompute == "none" else layout.recompute,
+        recompute_method="uniform" if full else None,
+        recompute_num_layers=1 if full else None,
     )

@@ -52,9 +52,10 @@ def patchify(latent_BCTHW: Tensor, patch: int) -> Tensor:
     return x.permute(2, 3, 5, 0, 1, 4, 6).reshape(t * (h // patch) * (w // patch), b, c * patch * patch)
 
 
-def unpatchify(tokens: Tensor, shape: tuple[int, int, int], patch: int, channels: int) -> Tensor:
-    """Inverse of patchify for outputs whose inner order is (row, column, channel): -> [B, channels, T, H, W]."""
-    t, h, w = shape
+def unpatchify(tokens: Tensor, grid: tuple[int, int, int], patch: int, channels: int) -> Tensor:
+    """Inverse of patchify for outputs whose inner order is (row, column, channel): [t h w, B, p p C] of a grid in patches ->
+    [B, channels, T, H, W]."""
+    t, h, w = grid
     b = tokens.shape[1]
-    x = tokens.reshape(t, h // patch, w // patch, b, patch, patch, channels)
-    return x.permute(3, 6, 0, 1, 4, 2, 5).reshape(b, channels, t, h, w)
+    x = tokens.reshape(t, h, w, b, patch, patch, channels)
+    return x.permute(3, 6, 0, 1, 4, 2, 5).reshape(b, channels, t, h * patch, w * patch)

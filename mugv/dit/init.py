@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from mugv.dit.model import MugDiT
+from mugv.dit.sharding import full_shape, shard
 
 
 @torch.no_grad()
 def initialise(model: MugDiT, seed: int) -> None:
     """Set every parameter of the model."""
     for name, parameter in model.named_parameters():
-        full = _draw(name, _full_shape(parameter), model, seed)
-        parameter.copy_(_shard(full, parameter))
+        full = _draw(name, full_shape(parameter), model, seed)
+        parameter.copy_(shard(full, parameter))
     if model.config.gate_init == "zero":
         _zero_gates(model)
 
@@ -48,29 +49,11 @@ def _draw(name: str, shape: list[int], model: MugDiT, seed: int) -> Tensor:
 def _zero_gates(model: MugDiT) -> None:
     """adaLN-zero: every block starts as the identity, and the velocity starts at zero."""
     for chunk in (2, 5):
-        for layer in model.layers:
+        for layer in model.layers.values():
             layer.get_parameter("scale_shift_table")[chunk] = 0
-        model.timestep_block.weight.unflatten(0, (6, -1))[chunk] = 0
-        model.timestep_block.bias.unflatten(0, (6, -1))[chunk] = 0
-    model.final_layer.linear.weight.zero_()
-    model.final_layer.linear.bias.zero_()
-
-
-def _full_shape(parameter: Tensor) -> list[int]:
-    shape = list(parameter.shape)
-    if getattr(parameter, "tensor_model_parallel", False):
-        shape[parameter.partition_dim] *= _tensor_ranks()[1]  # type: ignore[attr-defined]
-    return shape
-
-
-def _shard(full: Tensor, parameter: Tensor) -> Tensor:
-    if not getattr(parameter, "tensor_model_parallel", False):
-        return full
-    rank, size = _tensor_ranks()
-    return full.chunk(size, dim=parameter.partition_dim)[rank]  # type: ignore[attr-defined]
-
-
-def _tensor_ranks() -> tuple[int, int]:
-    from megatron.core import parallel_state
-
-    return parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
+        if model.is_first:
+            model.timestep_block.weight.unflatten(0, (6, -1))[chunk] = 0
+            model.timestep_block.bias.unflatten(0, (6, -1))[chunk] = 0
+    if model.is_last:
+        model.final_layer.linear.weight.zero_()
+        model.final_layer.linear.bias.zero_()

@@ -277,6 +277,8 @@ class Parallel(Part):
     precision: Literal["fp32", "bf16"] = "fp32"
     micro_batch: Positive | None = None
     """Clips of a micro-batch on one data-parallel rank; unset: all of the rank's clips at once."""
+    pack: bool = False
+    """Videos and images of a micro-batch as one packed sequence, each clip with its own timestep."""
     attention: Literal["auto", "sdpa", "varlen", "flash", "te"] = "auto"
     async_save: bool = False
     """Checkpoints are written while training goes on."""

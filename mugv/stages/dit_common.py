@@ -34,11 +34,11 @@ def describe(ctx: StageContext, latents: LatentSet, stage: TrainStage, divisor: 
     }
 
 
-def previous_model(ctx: StageContext) -> tuple[MugDiT, dict[str, Any]]:
-    """The network of the stage before, ready to train on."""
-    from mugv.training.model_io import load_dit
+def previous_model(ctx: StageContext) -> tuple[list[MugDiT], dict[str, Any]]:
+    """This rank's parts of the network of the stage before."""
+    from mugv.training.model_io import load_chunks
 
-    return load_dit(ctx.inputs["previous"], ctx.recipe.parallel)
+    return load_chunks(ctx.inputs["previous"], ctx.recipe.parallel)
 
 
 def run_training(ctx: StageContext, train: Callable[[StageContext], dict[str, float]], module: str) -> dict[str, float]:
@@ -47,9 +47,7 @@ def run_training(ctx: StageContext, train: Callable[[StageContext], dict[str, fl
         return train(ctx)
     from mugv.platform.launch import LaunchSpec, run_local
     from mugv.recipe import recipe_to_json
-    from mugv.training.process_groups import check_supported
 
-    check_supported(ctx.recipe.parallel)
     _check_one_machine(ctx)
     specification = ctx.work / "distributed.json"
     specification.write_text(

@@ -34,14 +34,16 @@ def train(ctx: StageContext) -> dict[str, float]:
 def _start(ctx: StageContext, divisor: int):  # type: ignore[no-untyped-def]
     """A new network, the previous one, or the previous one widened."""
     from mugv.dit.expand import expand
-    from mugv.training.engine import build_model
+    from mugv.training.engine import build_chunks
 
     recipe, stage = ctx.recipe, ctx.recipe.pretrain[ctx.index]
     if ctx.index == 0:
-        return build_model(recipe.dit, recipe.text.width, divisor, recipe.parallel, recipe.seed)
+        return build_chunks(recipe.dit, recipe.text.width, divisor, recipe.parallel, recipe.seed)
     narrow, _ = previous_model(ctx)
     if stage.expand is None:
-        return narrow.train()
-    wide = build_model(recipe.dit, recipe.text.width, divisor, recipe.parallel, recipe.seed)
-    expand(dict(narrow.named_parameters()), wide, stage.expand.factor, stage.expand.noise_db, recipe.seed)
+        return narrow
+    wide = build_chunks(recipe.dit, recipe.text.width, divisor, recipe.parallel, recipe.seed)
+    weights = {name: parameter for chunk in narrow for name, parameter in chunk.named_parameters()}
+    for chunk in wide:
+        expand(weights, chunk, stage.expand.factor, stage.expand.noise_db, recipe.seed)
     return wide

@@ -42,18 +42,20 @@ def train(ctx: StageContext) -> dict[str, float]:
     return {"clips": len(best), "checkpoints_averaged": len(kept), **final_metrics(ctx.work / "train")}
 
 
-def average_checkpoints(model: MugDiT, folder: Path, decay: float) -> None:
+def average_checkpoints(chunks: list[MugDiT], folder: Path, decay: float) -> None:
     """Set the weights to sum_i w_i theta_i, w_i proportional to decay^(N - i), over the checkpoints in `folder` (facts 6.4)."""
     import torch
 
+    from mugv.training.engine import all_parameters
     from mugv.training.loop import checkpoints
     from mugv.training.model_io import load_state_weights
 
     paths = [path for _, path in checkpoints(folder)]
     weights = [decay ** (len(paths) - i) for i in range(1, len(paths) + 1)]
-    total = [torch.zeros_like(p) for p in model.parameters()]
+    parameters = all_parameters(chunks)
+    total = [torch.zeros_like(p) for p in parameters]
     for weight, path in zip(weights, paths, strict=True):
-        load_state_weights(model, path)
-        torch._foreach_add_(total, [p.detach() for p in model.parameters()], alpha=weight / sum(weights))
+        load_state_weights(chunks, path)
+        torch._foreach_add_(total, [p.detach() for p in parameters], alpha=weight / sum(weights))
     with torch.no_grad():
-        torch._foreach_copy_(list(model.parameters()), total)
+        torch._foreach_copy_(parameters, total)

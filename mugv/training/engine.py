@@ -1,16 +1,20 @@
-"""The DiT under megatron: data-parallel wrapper, optimizer, one optimizer step over micro-batches, distributed checkpoints.
+"""The DiT under megatron, in any parallel layout: data-parallel wrapper, optimizer, one step over micro-batches, checkpoints.
 
-It knows nothing of objectives: a step is given micro-batches and a function `loss(model, micro_batch) -> (loss, metrics)`.
+It knows nothing of what is learned: a step is given micro-batches and an objective, whose `forward` runs on every pipeline rank and
+whose `loss` runs where the velocity comes out. A rank holds one part of the network, or several under interleaved pipelining.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from megatron.core import dist_checkpointing
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
@@ -19,38 +23,62 @@ from torch import Tensor
 from mugv.dit.config import DiTConfig, make_config
 from mugv.dit.init import initialise
 from mugv.dit.model import MugDiT
+from mugv.dit.sharding import load_state, sharded_state
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Optimizer, Parallel
 from mugv.training import process_groups
-from mugv.training.model_io import SHARDING, save_sharded
+from mugv.training.model_io import SHARDING, Save, save_sharded
 
-LossFunction = Callable[[MugDiT, Any], tuple[Tensor, dict[str, Tensor]]]
+logger = logging.getLogger(__name__)
+
+BUCKET = 40_000_000
+"""Parameters of a gradient bucket when communication overlaps with computation (megatron's default)."""
+
+
+class Objective(Protocol):
+    """What a step minimises. Losses of the micro-batches are *summed*: the objective weights them."""
+
+    def forward(self, model: MugDiT, micro_batch: Any) -> Tensor | list[Tensor]:
+        """Call the network, whatever part of it this rank holds."""
+        ...
+
+    def loss(self, velocity: Any, micro_batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, metrics) from the network's velocity."""
+        ...
+
+
+def build_chunks(model: DiTModel, text_width: int, width_divisor: int, layout: Parallel, seed: int) -> list[MugDiT]:
+    """This rank's parts of a freshly initialised DiT, in order. Process groups must exist or can be made for one process."""
+    process_groups.initialise(layout)
+    config = make_config(model, text_width, width_divisor, layout)
+    count = model.layers // (layout.pipeline * layout.virtual_pipeline)
+    stage = parallel_state.get_pipeline_model_parallel_rank()
+    starts = [(v * layout.pipeline + stage) * count for v in range(layout.virtual_pipeline)]
+    chunks = [MugDiT(config, range(start, start + count)) for start in starts]
+    for chunk in chunks:
+        initialise(chunk, seed)
+        chunk.to(device="cuda" if torch.cuda.is_available() else "cpu", dtype=config.params_dtype)
+    return chunks
 
 
 def build_model(model: DiTModel, text_width: int, width_divisor: int, layout: Parallel, seed: int) -> MugDiT:
-    """A freshly initialised DiT for this rank. Process groups must exist or can be made for one process."""
-    process_groups.initialise(layout)
-    config = make_config(
-        model,
-        text_width,
-        width_divisor,
-        bf16=layout.precision == "bf16",
-        tensor_model_parallel_size=layout.tensor,
-        pipeline_model_parallel_size=layout.pipeline,
-        context_parallel_size=layout.context,
-        sequence_parallel=layout.sequence_parallel,
-        recompute_granularity="full" if layout.recompute == "full" else None,
-        recompute_method="uniform" if layout.recompute == "full" else None,
-        recompute_num_layers=1 if layout.recompute == "full" else None,
-    )
-    dit = MugDiT(config)
-    initialise(dit, seed)
-    return dit.to("cuda" if torch.cuda.is_available() else "cpu")
+    """This rank's part of a freshly initialised DiT where there is one part: the whole network without pipelining."""
+    (chunk,) = build_chunks(model, text_width, width_divisor, layout, seed)
+    return chunk
+
+
+def as_chunks(model: MugDiT | Sequence[MugDiT]) -> list[MugDiT]:
+    return [model] if isinstance(model, MugDiT) else list(model)
+
+
+def all_parameters(chunks: Sequence[MugDiT]) -> list[torch.nn.Parameter]:
+    return list(chain.from_iterable(chunk.parameters() for chunk in chunks))
 
 
 def frozen_copy(model: MugDiT) -> MugDiT:
     """An equal network without gradients (process groups cannot be deep-copied)."""
-    copy = MugDiT(model.config).to(next(model.parameters()).device).requires_grad_(False)
+    first = next(model.parameters())
+    copy = MugDiT(model.config, model.range).to(first.device, first.dtype).requires_grad_(False)
     copy.load_state_dict(model.state_dict())
     return copy.eval()
 
@@ -58,22 +86,27 @@ def frozen_copy(model: MugDiT) -> MugDiT:
 class Engine:
     """A DiT with its optimizer; `step` does one update."""
 
-    def __init__(self, model: MugDiT, settings: Optimizer, layout: Parallel) -> None:
-        self.settings = settings
-        self.model = model
-        self.config: DiTConfig = model.config
-        self.ddp = DistributedDataParallel(
-            self.config,
-            DistributedDataParallelConfig(use_distributed_optimizer=layout.distributed_optimizer, overlap_grad_reduce=False),
-            model,
+    def __init__(self, model: MugDiT | Sequence[MugDiT], settings: Optimizer, layout: Parallel) -> None:
+        self.settings, self.layout = settings, layout
+        self.chunks = as_chunks(model)
+        self.config: DiTConfig = self.chunks[0].config
+        wrapping = DistributedDataParallelConfig(
+            use_distributed_optimizer=layout.distributed_optimizer,
+            overlap_grad_reduce=layout.overlap,
+            overlap_param_gather=layout.overlap,
+            bucket_size=BUCKET if layout.overlap else None,
         )
-        self.optimizer = get_megatron_optimizer(self._optimizer_config(layout), [self.ddp])
+        self.wrapped = [DistributedDataParallel(self.config, wrapping, chunk) for chunk in self.chunks]
+        for wrapped in self.wrapped:
+            wrapped.broadcast_params()
+        self.optimizer = get_megatron_optimizer(self._optimizer_config(), self.wrapped)
         self.config.grad_scale_func = self.optimizer.scale_loss
         self.config.finalize_model_grads_func = finalize_model_grads
-        self.ddp.broadcast_params()
-        self.forward_backward = get_forward_backward_func()
+        if layout.overlap:
+            held = [wrapped.no_sync for wrapped in self.wrapped]
+            self.config.no_sync_func = held if len(held) > 1 else held[0]
 
-    def _optimizer_config(self, layout: Parallel) -> OptimizerConfig:
+    def _optimizer_config(self) -> OptimizerConfig:
         s = self.settings
         return OptimizerConfig(
             optimizer="adam",
@@ -83,57 +116,83 @@ class Engine:
             adam_beta2=s.beta2,
             adam_eps=s.epsilon,
             clip_grad=s.clip_gradient,
-            bf16=layout.precision == "bf16",
+            bf16=self.layout.precision == "bf16",
             params_dtype=self.config.params_dtype,
-            use_distributed_optimizer=layout.distributed_optimizer,
+            use_distributed_optimizer=self.layout.distributed_optimizer,
+            overlap_param_gather=self.layout.overlap,
         )
 
-    def step(self, micro_batches: Sequence[Any], loss_function: LossFunction, learning_rate: float) -> dict[str, float]:
-        """One optimizer update over the micro-batches, whose losses are *summed* (the caller weights them).
-
-        Returns the summed metrics of all micro-batches, averaged over data-parallel ranks, and the gradient norm.
-        """
-        self.ddp.train()
-        self.ddp.zero_grad_buffer()
+    def step(self, micro_batches: Sequence[Any], objective: Objective, learning_rate: float) -> dict[str, float]:
+        """One optimizer update. Returns the objective's metrics, each averaged over the micro-batches that report it and over
+        data-parallel ranks, `loss` summed over micro-batches, and the gradient norm."""
+        for wrapped in self.wrapped:
+            wrapped.train()
+            wrapped.zero_grad_buffer()
         self.optimizer.zero_grad()
-        count = len(micro_batches)
-
-        def forward_step(iterator: Any, model: Any) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]]:
-            loss, metrics = loss_function(model, next(iterator))
-            values = {"loss": loss.detach().clone(), **metrics}
-            return loss, lambda output: (output * count, values)
-
-        reports = self.forward_backward(
-            forward_step_func=forward_step,
-            data_iterator=iter(micro_batches),
-            model=[self.ddp],
-            num_microbatches=count,
-            seq_length=1,
-            micro_batch_size=1,
-        )
+        metrics = run_schedule(self.wrapped, micro_batches, objective, forward_only=False)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         _, gradient_norm, _ = self.optimizer.step()
-        metrics = _reduce(reports)
         return {**metrics, "gradient_norm": float(gradient_norm), "learning_rate": learning_rate}
 
-    def sharded_state(self, is_loading: bool) -> dict[str, Any]:
-        model = {"model": self.model.sharded_state_dict()}
-        return {**model, "optimizer": self.optimizer.sharded_state_dict(model["model"], is_loading=is_loading, metadata=SHARDING)}
+    def sync_parameters(self) -> None:
+        """Finish gathering the parameters of the last update; under overlap they are one step old until the next forward."""
+        if self.layout.overlap:
+            for wrapped in self.wrapped:
+                wrapped.start_param_sync(force_sync=True)
 
-    def save(self, folder: Path) -> None:
-        save_sharded(self.sharded_state(is_loading=False), folder / "state")
+    def sharded_state(self, is_loading: bool) -> dict[str, Any]:
+        model = sharded_state(self.chunks)
+        return {"model": model, "optimizer": self.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=SHARDING)}
+
+    def save(self, folder: Path, asynchronous: bool = False) -> list[Save]:
+        """Write the checkpoint's `state`, or return what will write it while training goes on."""
+        self.sync_parameters()
+        return save_sharded(self.sharded_state(is_loading=False), folder / "state", asynchronous)
 
     def load(self, folder: Path) -> None:
         state = dist_checkpointing.load(self.sharded_state(is_loading=True), str(folder / "state"))
-        self.model.load_state_dict(state["model"])
+        load_state(self.chunks, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
 
+def run_schedule(models: Sequence[Any], micro_batches: Sequence[Any], objective: Objective, forward_only: bool) -> dict[str, float]:
+    """Forward (and backward) of all micro-batches through this rank's parts by megatron's pipeline schedule; the metrics."""
+    count = len(micro_batches)
+
+    def forward_step(iterator: Iterator[Any], model: Any) -> tuple[Any, Callable[[Any], tuple[Tensor, dict[str, Tensor]]]]:
+        batch = next(iterator)
+
+        def loss(velocity: Any) -> tuple[Tensor, dict[str, Tensor]]:
+            value, metrics = objective.loss(velocity, batch)
+            # The schedule scales the returned loss in place (facts/megatron.md 2.3 item 1), so what is reported is a copy.
+            return value * count, {"loss": value.detach().clone() * count, **metrics}
+
+        return objective.forward(model, batch), loss
+
+    iterators = [iter(micro_batches) for _ in models]
+    reports = get_forward_backward_func()(
+        forward_step_func=forward_step,
+        data_iterator=iterators if len(models) > 1 else iterators[0],
+        model=list(models) if len(models) > 1 else models[0],
+        num_microbatches=count,
+        seq_length=1,
+        micro_batch_size=1,
+        forward_only=forward_only,
+    )
+    return _reduce(reports)
+
+
 def _reduce(reports: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Means over micro-batches, then over data-parallel ranks; the last pipeline rank tells the others."""
     names = sorted({name for report in reports for name in report})
-    totals = torch.stack([sum((r[n].float() for r in reports if n in r), torch.zeros(())) for n in names])
-    if torch.distributed.get_world_size() > 1:
-        torch.distributed.all_reduce(totals)
-        totals /= torch.distributed.get_world_size()
-    return {name: float(value) for name, value in zip(names, totals, strict=True)}
+    means = [torch.stack([r[n].float() for r in reports if n in r]).mean() for n in names]
+    if means and parallel_state.get_data_parallel_world_size() > 1:
+        totals = torch.stack(means)
+        dist.all_reduce(totals, group=parallel_state.get_data_parallel_group())
+        means = list(totals / parallel_state.get_data_parallel_world_size())
+    metrics = [{name: float(value) for name, value in zip(names, means, strict=True)}]
+    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+        last = parallel_state.get_pipeline_model_parallel_last_rank()
+        dist.broadcast_object_list(metrics, src=last, group=parallel_state.get_pipeline_model_parallel_group())
+    return metrics[0]

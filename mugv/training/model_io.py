@@ -3,50 +3,61 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from torch.distributed.checkpoint.api import CheckpointException
 
 from mugv.dit.model import MugDiT
+from mugv.dit.sharding import load_state, sharded_state
 from mugv.errors import UserError
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Parallel
 
 SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "distrib_optim_fully_reshardable_mem_efficient": False}
+Save = AsyncRequest
+"""A write that megatron's queue carries out while training goes on."""
 
 
-def save_sharded(state: dict[str, Any], folder: Path) -> None:
-    """Write a sharded state in megatron's distributed format; every rank calls it."""
+def save_sharded(state: dict[str, Any], folder: Path, asynchronous: bool = False) -> list[Save]:
+    """Write a sharded state in megatron's distributed format, every rank calls it; or return what will write it."""
     folder.mkdir(parents=True, exist_ok=True)
-    dist_checkpointing.save(state, str(folder), content_metadata=SHARDING)
+    request = dist_checkpointing.save(state, str(folder), content_metadata=SHARDING, async_sharded_save=asynchronous)
+    return [request] if request is not None else []
 
 
-def save_model(model: MugDiT, folder: Path, description: dict[str, Any]) -> None:
+def save_model(model: MugDiT | Sequence[MugDiT], folder: Path, description: dict[str, Any]) -> None:
     """A DiT checkpoint for later stages: `model/` in the distributed format and `config.json`."""
-    save_sharded({"model": model.sharded_state_dict()}, folder / "model")
+    save_sharded({"model": sharded_state(_chunks(model))}, folder / "model")
     (folder / "config.json").write_text(json.dumps(description, indent=1))
 
 
-def load_model_weights(model: MugDiT, folder: Path) -> None:
+def load_model_weights(model: MugDiT | Sequence[MugDiT], folder: Path) -> None:
     """Strict load of `model/` written by save_model, in any layout. Raises UserError when its tensors are not the model's."""
     _load_weights(model, folder / "model", "raise_all")
 
 
-def load_state_weights(model: MugDiT, checkpoint: Path) -> None:
+def load_state_weights(model: MugDiT | Sequence[MugDiT], checkpoint: Path) -> None:
     """The weights alone of a training checkpoint that Engine.save wrote."""
     _load_weights(model, checkpoint / "state", "assume_ok_unexpected")
 
 
-def _load_weights(model: MugDiT, folder: Path, strict: str) -> None:
+def _chunks(model: MugDiT | Sequence[MugDiT]) -> list[MugDiT]:
+    return [model] if isinstance(model, MugDiT) else list(model)
+
+
+def _load_weights(model: MugDiT | Sequence[MugDiT], folder: Path, strict: str) -> None:
+    chunks = _chunks(model)
     try:
-        state = dist_checkpointing.load({"model": model.sharded_state_dict()}, str(folder), strict=strict)
+        state = dist_checkpointing.load({"model": sharded_state(chunks)}, str(folder), strict=strict)
     except (CheckpointingException, CheckpointException, KeyError, OSError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(f"checkpoint {folder}: does not fit the model of its config.json: {(lines or [''])[-1][:300]}") from None
-    model.load_state_dict(state["model"])
+    load_state(chunks, state["model"])
 
 
 def read_config(checkpoint: Path) -> dict[str, Any]:
@@ -57,11 +68,19 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {checkpoint}: no config.json; expected the folder that a training stage published") from None
 
 
-def load_dit(checkpoint: Path, layout: Parallel | None = None) -> tuple[MugDiT, dict[str, Any]]:
-    """The network of a checkpoint with its weights, and its configuration."""
+def load_chunks(checkpoint: Path, layout: Parallel) -> tuple[list[MugDiT], dict[str, Any]]:
+    """This rank's parts of the network of a checkpoint, with their weights, and its configuration."""
     config = read_config(checkpoint)
-    from mugv.training.engine import build_model
+    from mugv.training.engine import build_chunks
 
-    model = build_model(DiTModel(**config["model"]), config["text"]["width"], config["width_divisor"], layout or Parallel(), 0)
-    load_model_weights(model, checkpoint)
-    return model.eval(), config
+    chunks = build_chunks(DiTModel(**config["model"]), config["text"]["width"], config["width_divisor"], layout, 0)
+    load_model_weights(chunks, checkpoint)
+    for chunk in chunks:
+        chunk.eval()
+    return chunks, config
+
+
+def load_dit(checkpoint: Path, layout: Parallel | None = None) -> tuple[MugDiT, dict[str, Any]]:
+    """The whole network of a checkpoint with its weights, and its configuration."""
+    (model,), config = load_chunks(checkpoint, layout or Parallel())
+    return model, config

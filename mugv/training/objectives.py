@@ -5,8 +5,9 @@ Legend: B clips, C latent channels, T latent frames, H W latent rows and columns
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,30 +15,82 @@ from torch import Tensor
 
 from mugv.flow.path import add_noise, flow_loss
 
-Network = Callable[..., Tensor]
+Network = Callable[..., Any]
+Clips = Tensor | tuple[Tensor, ...]
+"""Clips of one size side by side, or packed clips of any sizes, each without the batch axis."""
 
 
 @dataclass(frozen=True)
 class FlowBatch:
-    """Clean latents and everything drawn for them. noise like latent; timestep, fps [B]; noised bool [B, T]; text [B, L, width]."""
+    """Clean latents [B, C, T, H, W] and everything drawn for them. noise like latent; timestep, fps [B]; noised bool [B, T]; text
+    [B, L, width]. Packed: latent, noise and noised are tuples of one clip each."""
 
-    latent: Tensor
-    noise: Tensor
+    latent: Clips
+    noise: Clips
     timestep: Tensor
-    noised: Tensor
+    noised: Clips
     text: Tensor
     text_mask: Tensor
     fps: Tensor
 
     def to(self, device: str) -> FlowBatch:
-        return FlowBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return FlowBatch(**{f.name: _each(getattr(self, f.name), lambda x: x.to(device)) for f in fields(self)})
+
+    def __len__(self) -> int:
+        return len(self.timestep)
+
+    def select(self, clips: slice) -> FlowBatch:
+        """Some of the clips."""
+        return FlowBatch(**{f.name: getattr(self, f.name)[clips] for f in fields(self)})
+
+    @property
+    def is_image(self) -> Tensor:
+        """bool [B]: clips of one latent frame."""
+        if isinstance(self.latent, Tensor):
+            return torch.full((len(self),), self.latent.shape[2] == 1)
+        return torch.tensor([clip.shape[1] == 1 for clip in self.latent])
+
+
+def pack(batches: Sequence[FlowBatch]) -> FlowBatch:
+    """The clips of several batches, of any sizes, as one packed sequence."""
+    longest = max(b.text.shape[1] for b in batches)
+    padded = [longest - b.text.shape[1] for b in batches]
+    return FlowBatch(
+        latent=tuple(clip for b in batches for clip in b.latent),
+        noise=tuple(clip for b in batches for clip in b.noise),
+        timestep=torch.cat([b.timestep for b in batches]),
+        noised=tuple(clip for b in batches for clip in b.noised),
+        text=torch.cat([F.pad(b.text, (0, 0, 0, n)) for b, n in zip(batches, padded, strict=True)]),
+        text_mask=torch.cat([F.pad(b.text_mask, (0, n)) for b, n in zip(batches, padded, strict=True)]),
+        fps=torch.cat([b.fps for b in batches]),
+    )
+
+
+def _each(value: Clips, function: Callable[[Tensor], Tensor]) -> Clips:
+    return function(value) if isinstance(value, Tensor) else tuple(map(function, value))
+
+
+def predict(model: Network, batch: FlowBatch) -> Any:
+    """The network's velocity for the batch's noised latents (or the message of a pipeline rank that is not the last)."""
+    if isinstance(batch.latent, Tensor):
+        x_t: Any = add_noise(batch.latent, batch.noise, batch.timestep, batch.noised)  # type: ignore[arg-type]
+    else:
+        parts = zip(batch.latent, batch.noise, batch.timestep[:, None], batch.noised, strict=True)
+        x_t = [add_noise(x[None], noise[None], t, noised[None])[0] for x, noise, t, noised in parts]
+    return model(x_t, batch.timestep, batch.text, batch.text_mask, batch.fps, batch.noised)
+
+
+def losses(velocity: Any, batch: FlowBatch) -> Tensor:
+    """Flow loss of each clip [B]."""
+    if isinstance(batch.latent, Tensor):
+        return flow_loss(velocity, batch.latent, batch.noise, batch.noised)  # type: ignore[arg-type]
+    parts = zip(velocity, batch.latent, batch.noise, batch.noised, strict=True)
+    return torch.cat([flow_loss(v[None], x[None], noise[None], noised[None]) for v, x, noise, noised in parts])
 
 
 def clip_losses(model: Network, batch: FlowBatch) -> Tensor:
-    """Flow loss of each clip [B]."""
-    x_t = add_noise(batch.latent, batch.noise, batch.timestep, batch.noised)
-    velocity = model(x_t, batch.timestep, batch.text, batch.text_mask, batch.fps, batch.noised)
-    return flow_loss(velocity, batch.latent, batch.noise, batch.noised)
+    """Flow loss of each clip [B], by a network that is whole on this rank."""
+    return losses(predict(model, batch), batch)
 
 
 def dpo_loss(winner: Tensor, loser: Tensor, beta: float) -> Tensor:

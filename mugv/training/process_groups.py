@@ -8,16 +8,7 @@ import torch
 import torch.distributed as dist
 
 from mugv.dit.megatron_cpu import install
-from mugv.errors import MissingFeatureError
 from mugv.recipe.schema import Parallel
-
-
-def check_supported(layout: Parallel) -> None:
-    """Raise MissingFeatureError for layouts that this release does not train."""
-    wanted = {"tensor": layout.tensor, "pipeline": layout.pipeline, "context": layout.context}
-    for name, size in wanted.items():
-        if size > 1:
-            raise MissingFeatureError(f"parallel.{name} = {size}: this release trains with data parallelism only; set parallel.{name} = 1")
 
 
 def initialise(layout: Parallel) -> None:
@@ -28,13 +19,13 @@ def initialise(layout: Parallel) -> None:
 
     if parallel_state.model_parallel_is_initialized():
         return
-    check_supported(layout)
     if not dist.is_initialized():
         _start(layout.world)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
         context_parallel_size=layout.context,
+        virtual_pipeline_model_parallel_size=layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
     )
     install()
     model_parallel_cuda_manual_seed(0)

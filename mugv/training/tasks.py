@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mugv.dit.model import MugDiT
+from mugv.dit.sharding import sharded_state
 from mugv.recipe.schema import AlignRound, Parallel, PretrainStage, TrainStage
 from mugv.training import process_groups
-from mugv.training.engine import Engine, frozen_copy
+from mugv.training.engine import Engine, all_parameters, as_chunks, frozen_copy, run_schedule
 from mugv.training.flow_data import FlowData
-from mugv.training.model_io import load_model_weights, save_sharded
-from mugv.training.objectives import FlowBatch, clip_losses, dpo_loss, kto_loss
+from mugv.training.model_io import Save, load_model_weights, save_sharded
+from mugv.training.objectives import FlowBatch, dpo_loss, kto_loss, losses, pack, predict
 from mugv.training.preferences import PreferenceData
 from mugv.training.schedule import learning_rate
 
+Weighted = tuple[FlowBatch, Tensor]
+"""Clips and the weight of each clip's loss [B]."""
+
 
 class FlowTask:
-    """Flow matching on real clips: an image and a video micro-batch a step, a running average of the weights if asked for."""
+    """Flow matching on real clips, images and videos in one step; a running average of the weights if asked for."""
 
-    def __init__(self, model: MugDiT, data: FlowData, stage: TrainStage, layout: Parallel, seed: int) -> None:
+    def __init__(self, model: MugDiT | Sequence[MugDiT], data: FlowData, stage: TrainStage, layout: Parallel, seed: int) -> None:
         self.engine = Engine(model, stage.optimizer, layout)
-        self.data, self.stage, self.seed = data, stage, seed
+        self.data, self.stage, self.layout, self.seed = data, stage, layout, seed
         self.rank, self.world = process_groups.data_rank()
-        self.average = frozen_copy(model) if stage.average_decay else None
+        self.average = [frozen_copy(chunk) for chunk in self.engine.chunks] if stage.average_decay else None
 
     @property
-    def result(self) -> MugDiT:
+    def result(self) -> list[MugDiT]:
         """The weights that later stages start from."""
-        return self.average or self.engine.model
+        return self.average or self.engine.chunks
 
     def train_step(self, step: int) -> dict[str, float]:
         rate = learning_rate(self.stage.optimizer, step, self.stage.steps)
-        metrics = self.engine.step(self._micro_batches(step), self._loss, rate)
+        metrics = self.engine.step(self._micro_batches(step), self, rate)
         self._update_average(step)
         return metrics
 
@@ -46,35 +52,39 @@ class FlowTask:
         share = first + (last - first) * step / max(1, self.stage.steps - 1)
         return round(self.stage.batch * share / self.world) * self.world
 
-    def _micro_batches(self, step: int) -> list[tuple[FlowBatch, float]]:
-        """(batch, weight): weights are shares of the step's clips, images times their loss weight."""
+    def _micro_batches(self, step: int) -> list[Weighted]:
+        """Every clip weighs 1 / (clips of this rank), images times their loss weight."""
         images = self._images(step)
-        videos = self.stage.batch - images
-        out = []
-        for count, is_image, weight in ((videos, False, 1.0), (images, True, self.stage.flow.image_loss_weight)):
+        out: list[Weighted] = []
+        for count, is_image, weight in ((self.stage.batch - images, False, 1.0), (images, True, self.stage.flow.image_loss_weight)):
             if count:
                 batch = self.data.batch(step, count, self.seed, self.rank, self.world, images=is_image)
-                out.append((batch, weight * count / self.stage.batch))
-        return out
+                weights = torch.full((len(batch),), weight * self.world / self.stage.batch)
+                out += _split(batch, weights, self.layout.micro_batch)
+        return _packed(out, self.layout.micro_batch) if self.layout.pack else out
 
-    @staticmethod
-    def _loss(model: MugDiT, item: tuple[FlowBatch, float]) -> tuple[Tensor, dict[str, Tensor]]:
-        batch, weight = item
-        loss = clip_losses(model, batch).mean()
-        kind = "image_flow_loss" if batch.latent.shape[2] == 1 else "flow_loss"
-        return loss * weight, {kind: loss.detach()}
+    def forward(self, model: MugDiT, micro_batch: Weighted) -> Any:
+        return predict(model, micro_batch[0])
+
+    def loss(self, velocity: Any, micro_batch: Weighted) -> tuple[Tensor, dict[str, Tensor]]:
+        batch, weights = micro_batch
+        each, is_image = losses(velocity, batch), batch.is_image
+        kinds = {"flow_loss": each[~is_image], "image_flow_loss": each[is_image]}
+        return (each * weights.to(each.device)).sum(), {name: part.detach().mean() for name, part in kinds.items() if len(part)}
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
         if self.average is None:
             return
+        self.engine.sync_parameters()
         decay = min(self.stage.average_decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.engine.model.parameters()), 1 - decay)
+        torch._foreach_lerp_(all_parameters(self.average), all_parameters(self.engine.chunks), 1 - decay)
 
-    def save(self, folder: Path) -> None:
-        self.engine.save(folder)
+    def save(self, folder: Path, asynchronous: bool = False) -> list[Save]:
+        saves = self.engine.save(folder, asynchronous)
         if self.average is not None:
-            save_sharded({"model": self.average.sharded_state_dict()}, folder / "average" / "model")
+            saves += save_sharded({"model": sharded_state(self.average)}, folder / "average" / "model", asynchronous)
+        return saves
 
     def load(self, folder: Path) -> None:
         self.engine.load(folder)
@@ -82,33 +92,58 @@ class FlowTask:
             load_model_weights(self.average, folder / "average")
 
 
+def _split(batch: FlowBatch, weights: Tensor, size: int | None) -> list[Weighted]:
+    """Micro-batches of at most `size` clips."""
+    size = size or len(batch)
+    return [(batch.select(slice(i, i + size)), weights[i : i + size]) for i in range(0, len(batch), size)]
+
+
+def _packed(items: list[Weighted], size: int | None) -> list[Weighted]:
+    """The same clips, videos and images together, as packed sequences of at most `size` clips, long and short ones spread evenly."""
+    clips = [(batch.select(slice(i, i + 1)), weights[i : i + 1]) for batch, weights in items for i in range(len(batch))]
+    count = -(-len(clips) // (size or len(clips)))
+    return [(pack([b for b, _ in clips[i::count]]), torch.cat([w for _, w in clips[i::count]])) for i in range(count)]
+
+
 class PreferenceTask:
     """One KTO or DPO round against the frozen weights that the round started from, with the flow loss on real clips beside it."""
 
-    def __init__(self, model: MugDiT, preferences: PreferenceData, real: FlowData, round_: AlignRound, layout: Parallel, seed: int) -> None:
-        self.reference = frozen_copy(model)
+    def __init__(
+        self,
+        model: MugDiT | Sequence[MugDiT],
+        preferences: PreferenceData,
+        real: FlowData,
+        round_: AlignRound,
+        layout: Parallel,
+        seed: int,
+    ) -> None:
+        self.reference = [frozen_copy(chunk) for chunk in as_chunks(model)]
         self.engine = Engine(model, round_.optimizer, layout)
         self.preferences, self.real, self.round, self.seed = preferences, real, round_, seed
         self.rank, self.world = process_groups.data_rank()
 
     @property
-    def result(self) -> MugDiT:
-        return self.engine.model
+    def result(self) -> list[MugDiT]:
+        return self.engine.chunks
 
     def train_step(self, step: int) -> dict[str, float]:
         rate = learning_rate(self.round.optimizer, step, self.round.steps)
         batch, passed = self.preferences.batch(self.round.method, step, self.round.batch, self.seed, self.rank, self.world)
         real = self.real.batch(step, self.round.batch, self.seed, self.rank, self.world)
-        return self.engine.step([(batch, passed), (real, None)], self._loss, rate)
-
-    def _loss(self, model: MugDiT, item: tuple[FlowBatch, Tensor | None]) -> tuple[Tensor, dict[str, Tensor]]:
-        batch, passed = item
-        losses = clip_losses(model, batch)
-        if passed is None:
-            return losses.mean() * self.round.sft_weight, {"flow_loss": losses.detach().mean()}
+        reference = _ReferenceLosses()
         with torch.no_grad():
-            delta_reference = clip_losses(self.reference, batch)
-        delta = losses - delta_reference
+            run_schedule(self.reference, [batch], reference, forward_only=True)
+        return self.engine.step([(batch, passed, reference.found), (real, None, [])], self, rate)
+
+    def forward(self, model: MugDiT, micro_batch: tuple[FlowBatch, Tensor | None, list[Tensor]]) -> Any:
+        return predict(model, micro_batch[0])
+
+    def loss(self, velocity: Any, micro_batch: tuple[FlowBatch, Tensor | None, list[Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
+        batch, passed, reference = micro_batch
+        each = losses(velocity, batch)
+        if passed is None:
+            return each.mean() * self.round.sft_weight, {"flow_loss": each.detach().mean()}
+        delta = each - reference[0]
         if self.round.method == "kto":
             loss = kto_loss(delta, passed, self.round.beta)
         else:
@@ -116,8 +151,22 @@ class PreferenceTask:
         margin = delta[~passed].mean() - delta[passed].mean()
         return loss, {f"{self.round.method}_loss": loss.detach(), "reward_margin": self.round.beta * margin.detach()}
 
-    def save(self, folder: Path) -> None:
-        self.engine.save(folder)
+    def save(self, folder: Path, asynchronous: bool = False) -> list[Save]:
+        return self.engine.save(folder, asynchronous)
 
     def load(self, folder: Path) -> None:
         self.engine.load(folder)
+
+
+class _ReferenceLosses:
+    """Objective of the frozen network: keeps each clip's loss, on the ranks where the velocity comes out."""
+
+    def __init__(self) -> None:
+        self.found: list[Tensor] = []
+
+    def forward(self, model: MugDiT, micro_batch: FlowBatch) -> Any:
+        return predict(model, micro_batch)
+
+    def loss(self, velocity: Any, micro_batch: FlowBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        self.found.append(losses(velocity, micro_batch))
+        return self.found[-1].mean(), {}

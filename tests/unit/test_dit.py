@@ -71,7 +71,7 @@ def test_timestep_does_not_modulate_given_frames(model):
     from mugv.training.engine import frozen_copy
 
     cut = frozen_copy(model)
-    for layer in cut.layers:
+    for layer in cut.layers.values():
         for linear in (layer.self_attention.linear_proj, layer.cross_attention.linear_proj):
             torch.nn.init.zeros_(linear.weight)
             torch.nn.init.zeros_(linear.bias)
@@ -129,7 +129,7 @@ def test_expansion_noise_breaks_the_symmetry_of_gradients():
         narrow, wide = build_model(TINY, 16, 2, Parallel(), 3), build_model(TINY, 16, 1, Parallel(), 4)
         expand(dict(narrow.named_parameters()), wide, 2, noise_db)
         wide(*inputs(), noised()).square().mean().backward()
-        grad = wide.layers[0].mlp.linear_fc1.weight.grad
+        grad = wide.layers["0"].mlp.linear_fc1.weight.grad
         return torch.allclose(grad[:96], grad[96:], atol=1e-9)
 
     assert halves_equal(None)
