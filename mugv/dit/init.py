@@ -51,9 +51,9 @@ def _zero_gates(model: MugDiT) -> None:
     for chunk in (2, 5):
         for layer in model.layers.values():
             layer.get_parameter("scale_shift_table")[chunk] = 0
-        if model.is_first:
+        if model.pre_process:
             model.timestep_block.weight.unflatten(0, (6, -1))[chunk] = 0
             model.timestep_block.bias.unflatten(0, (6, -1))[chunk] = 0
-    if model.is_last:
+    if model.post_process:
         model.final_layer.linear.weight.zero_()
         model.final_layer.linear.bias.zero_()

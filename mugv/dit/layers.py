@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, set_tensor_model_parallel_attributes
 from megatron.core.tensor_parallel.random import CheckpointWithoutOutput
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from mugv.dit import attention
 from mugv.dit.config import DiTConfig
 from mugv.dit.fused import gated_add, modulate, norm_rotate
 from mugv.dit.sequence import Span, TokenLayout
+
+
+Linear = TypeVar("Linear", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,23 @@ class Conditioning:
 
 def column_linear(config: DiTConfig, inputs: int, outputs: int) -> ColumnParallelLinear:
     """Linear whose outputs are split over the tensor-parallel ranks."""
-    return ColumnParallelLinear(inputs, outputs, config=config, init_method=nn.init.zeros_, bias=True, gather_output=False)
+    linear = ColumnParallelLinear(inputs, outputs, config=config, init_method=nn.init.zeros_, bias=True, gather_output=False)
+    return _split(linear, 0)
 
 
 def row_linear(config: DiTConfig, inputs: int, outputs: int) -> RowParallelLinear:
     """Linear whose inputs are split over the tensor-parallel ranks; the outputs are summed."""
-    return RowParallelLinear(
+    linear = RowParallelLinear(
         inputs, outputs, config=config, init_method=nn.init.zeros_, bias=True, input_is_parallel=True, skip_bias_add=False
     )
+    return _split(linear, 1)
+
+
+def _split(linear: Linear, dimension: int) -> Linear:
+    """megatron marks a weight as split only when it initialises it; ours are drawn by mugv.dit.init."""
+    if not hasattr(linear.weight, "tensor_model_parallel"):
+        set_tensor_model_parallel_attributes(linear.weight, is_parallel=True, dim=dimension, stride=1)
+    return linear
 
 
 class RMSNorm(nn.Module):

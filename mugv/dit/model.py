@@ -59,8 +59,8 @@ class MugDiT(MegatronModule):
         self.config: DiTConfig = config
         width = config.hidden_size
         self.range = layers if layers is not None else range(config.num_layers)
-        self.is_first, self.is_last = self.range.start == 0, self.range.stop == config.num_layers
-        if self.is_first:
+        self.pre_process, self.post_process = self.range.start == 0, self.range.stop == config.num_layers
+        if self.pre_process:
             self.patch_embedder = nn.Linear(config.latent_channels * config.patch**2, width)
             self.timestep_embedder = ScalarEmbedder(config.frequency_width, width)
             self.fps_embedder = ScalarEmbedder(config.frequency_width, width)
@@ -69,7 +69,7 @@ class MugDiT(MegatronModule):
             self.start_token = nn.Parameter(torch.zeros(width))
             self.end_token = nn.Parameter(torch.zeros(width))
         self.layers = nn.ModuleDict({str(i): DiTLayer(config) for i in self.range})
-        if self.is_last:
+        if self.post_process:
             self.final_layer = FinalLayer(width, config.out_channels * config.patch**2)
         self._message: Tensor | None = None
         _mark_sequence_parallel(self)
@@ -101,7 +101,7 @@ class MugDiT(MegatronModule):
         layout = self._layout(latents)
         lengths = tuple(text_mask_nL.sum(1).tolist()) if packed else None
         kind = self._kinds(layout, noised, packed)
-        if self.is_first:
+        if self.pre_process:
             x = self._tokens(latents, layout)
             vectors, final = self._vectors(timestep_n, fps_n, packed)
             text = self._text(text_nLC, lengths, projected)
@@ -119,7 +119,7 @@ class MugDiT(MegatronModule):
         )
         for layer in self.layers.values():
             x = self._run(layer, x, condition)
-        if not self.is_last:
+        if not self.post_process:
             return _pack(x, vectors, final, text)
         out = self._gather(self.final_layer(x, final, kind))
         return self._clips(out, latents, layout)

@@ -1,0 +1,155 @@
+"""One process of the layout tests: `layout_worker.py job.json folder`, started by torchrun.
+
+The clips of a step are the same whatever the layout: data-parallel rank r takes its share of a batch drawn from the step alone.
+A job runs its cases one after the other in the same processes (importing torch and megatron costs more than the cases).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from mugv.dit.sharding import is_split
+from mugv.flow.path import sample_timesteps
+from mugv.recipe.models import DiTModel
+from mugv.recipe.schema import Optimizer, Parallel
+from mugv.training import process_groups
+from mugv.training.engine import Engine, build_chunks
+from mugv.training.flow_data import generator_for
+from mugv.training.objectives import FlowBatch, losses, pack, predict
+
+MODEL = DiTModel(layers=4, hidden=48, heads=4, latent_channels=4)
+ODD_HEADS = DiTModel(layers=4, hidden=36, heads=3, latent_channels=4)
+TEXT = 16
+CLIPS = 4
+
+
+def clips(step: int, frames: int, side: int, purpose: int) -> FlowBatch:
+    """Clips of a step, one of them with a given first frame (where it has more than one), texts of different lengths."""
+    g = generator_for(0, step, 0, purpose)
+    shape = (CLIPS, 4, frames, side, side)
+    noised = torch.ones(CLIPS, frames, dtype=torch.bool)
+    noised[1, 0] = frames == 1
+    mask = torch.arange(5)[None] < torch.tensor([[5], [2], [4], [3]])
+    return FlowBatch(
+        latent=torch.randn(shape, generator=g),
+        noise=torch.randn(shape, generator=g),
+        timestep=sample_timesteps(CLIPS, 1.0, g),
+        noised=noised,
+        text=torch.randn(CLIPS, 5, TEXT, generator=g),
+        text_mask=mask,
+        fps=torch.tensor([12.0, 24.0, 8.0, 30.0]),
+    )
+
+
+class Squared:
+    """Mean flow loss of the step's clips, whatever their number in a micro-batch."""
+
+    def __init__(self, total: float) -> None:
+        self.total = total
+
+    def forward(self, model, batch):
+        return predict(model, batch)
+
+    def loss(self, velocity, batch):
+        return losses(velocity, batch).sum() / self.total, {}
+
+
+def micro_batches(case: dict, step: int) -> list[FlowBatch]:
+    """Four micro-batches over all data-parallel ranks: two of videos, two of images (other sizes), or packed ones that mix both."""
+    rank, world = process_groups.data_rank()
+    videos, images = clips(step, 3, 4, 1), clips(step, 1, 6, 2)
+    halves = [b.select(slice(i, i + 2)) for b in (videos, images) for i in (0, 2)]
+    if case.get("pack"):
+        halves = [pack([halves[0], halves[2]]), pack([halves[1], halves[3]])]
+    mine = halves[rank * len(halves) // world : (rank + 1) * len(halves) // world]
+    return mine
+
+
+def gradients(engine: Engine) -> dict[str, torch.Tensor]:
+    """Full gradients by name, before the optimizer changes anything (not under ZeRO, which holds parts)."""
+    from megatron.core import parallel_state
+
+    group, size = parallel_state.get_tensor_model_parallel_group(), parallel_state.get_tensor_model_parallel_world_size()
+    found = {}
+    for chunk in engine.chunks:
+        for name, parameter in chunk.named_parameters():
+            value = parameter.main_grad.clone()
+            if is_split(parameter):
+                parts = [torch.empty_like(value) for _ in range(size)]
+                dist.all_gather(parts, value, group=group)
+                value = torch.cat(parts, parameter.partition_dim)
+            found[name] = value
+    return found
+
+
+def fingerprints(engine: Engine) -> dict[str, str]:
+    """Digest of each parameter that is the same on all tensor ranks by construction."""
+    return {
+        name: hashlib.sha256(p.detach().float().numpy().tobytes()).hexdigest()
+        for chunk in engine.chunks
+        for name, p in chunk.named_parameters()
+        if not is_split(p)
+    }
+
+
+def optimizer_settings(case: dict) -> Optimizer:
+    # A large epsilon makes Adam follow the gradient, as SGD with momentum does: zero gradients (cross-attention's key bias) stay still.
+    return Optimizer(learning_rate=0.5, schedule="constant", epsilon=case.get("epsilon", 10.0), clip_gradient=1.0)
+
+
+def run(case: dict, folder: Path) -> None:
+    layout = Parallel(world=dist.get_world_size() if dist.is_initialized() else int(os.environ["WORLD_SIZE"]), **case["layout"])
+    model = ODD_HEADS if case.get("odd_heads") else MODEL
+    engine = Engine(build_chunks(model, TEXT, 1, layout, 0), optimizer_settings(case), layout)
+    objective = Squared(2 * CLIPS / process_groups.data_rank()[1])
+    report: dict = {"losses": [], "norms": []}
+    if case.get("load"):
+        engine.load(Path(case["load"]))
+    grads: dict[str, torch.Tensor] = {}
+    first = case.get("first_step", 0)
+    for step in range(first, first + case.get("steps", 3)):
+        batches = micro_batches(case, step)
+        if step == first and not layout.distributed_optimizer and case.get("gradients", True):
+            take = engine.optimizer.step
+
+            def keep(take=take):
+                grads.update(gradients(engine))
+                return take()
+
+            engine.optimizer.step = keep
+            metrics = engine.step(batches, objective, 0.5)
+            engine.optimizer.step = take
+        else:
+            metrics = engine.step(batches, objective, 0.5)
+        report["losses"].append(metrics["loss"])
+        report["norms"].append(metrics["gradient_norm"])
+        if case.get("save") and step == case["save_after"]:
+            engine.save(Path(case["save"]))
+    engine.sync_parameters()
+    report["parameters"] = fingerprints(engine)
+    report["layers"] = sorted(int(i) for chunk in engine.chunks for i in chunk.layers)
+    rank = dist.get_rank()
+    (folder / f"{case['name']}-{rank}.json").write_text(json.dumps(report))
+    if grads:
+        torch.save(grads, folder / f"{case['name']}-{rank}.pt")
+    dist.barrier()
+
+
+def main(job: Path, folder: Path) -> None:
+    from megatron.core import parallel_state
+
+    torch.set_num_threads(1)
+    for case in json.loads(job.read_text()):
+        run(case, folder)
+        parallel_state.destroy_model_parallel()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
