@@ -9,24 +9,26 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter, _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
-from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.checkpoint.storage import WriteResult
-from torch.futures import Future
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 from mugv.errors import UserError
 from mugv.training.convert.state import LazyState, Stored
 
 _FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1, "common_backend": "torch", "common_backend_version": 1}
+_DATA = "__0_0.distcp"
 
 
 def open_distributed(folder: Path) -> LazyState:
@@ -61,41 +63,26 @@ def _read_into(name: str, target: Tensor, reader: FileSystemReader, metadata: Me
 
 
 def write_distributed(folder: Path, state: LazyState, content: dict[str, Any]) -> None:
-    """Write one shard a tensor into `folder`, which is made; `content` is megatron's content metadata."""
+    """Write one shard a tensor into `folder`, which is made; `content` is megatron's content metadata.
+
+    torch.distributed.checkpoint.save would hold every tensor of a file until the file is closed (torch 2.13).
+    """
     folder.mkdir(parents=True)
-    empty = {name: torch.empty(s.shape, dtype=s.dtype, device="meta") for name, s in state.stored.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        save(empty, storage_writer=_Writer(folder), planner=_Planner(state), no_dist=True)
+    places: dict[MetadataIndex, _StorageInfo] = {}
+    with (folder / _DATA).open("wb") as file:
+        for name, stored in state.stored.items():
+            offset = file.tell()
+            torch.save(state[name].contiguous(), file)
+            places[MetadataIndex(name, torch.Size([0] * len(stored.shape)))] = _StorageInfo(_DATA, offset, file.tell() - offset)
+        file.flush()
+        os.fsync(file.fileno())
     torch.save({"content_metadata": content}, folder / "common.pt")
     (folder / "metadata.json").write_text(json.dumps(_FORMAT))
+    metadata = Metadata({name: _entry(stored) for name, stored in state.stored.items()}, storage_data=places)
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
 
 
-class _Planner(DefaultSavePlanner):
-    """Plans with tensors of the meta device and reads the real one when it is written."""
-
-    def __init__(self, state: LazyState) -> None:
-        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
-        self.state = state
-
-    def resolve_data(self, write_item: WriteItem) -> Tensor:
-        return self.state[write_item.index.fqn].contiguous()
-
-
-class _Writer(FileSystemWriter):
-    """torch's own write_data (2.13) holds every tensor of a file until the file is closed; this one lets each go."""
-
-    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        name = f"{plan.storage_data.prefix}0.distcp"
-        results = []
-        with (Path(self.path) / name).open("wb") as file:
-            for item in plan.items:
-                offset = file.tell()
-                torch.save(planner.resolve_data(item), file)
-                length = file.tell() - offset
-                results.append(WriteResult(item.index, length, _StorageInfo(name, offset, length)))
-            file.flush()
-            os.fsync(file.fileno())
-        future: Future[list[WriteResult]] = Future()
-        future.set_result(results)
-        return future
+def _entry(stored: Stored) -> TensorStorageMetadata:
+    size = torch.Size(stored.shape)
+    whole = ChunkStorageMetadata(torch.Size([0] * len(size)), size)
+    return TensorStorageMetadata(TensorProperties(stored.dtype), size, [whole])
