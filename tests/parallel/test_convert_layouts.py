@@ -1,0 +1,39 @@
+"""Eight processes by torchrun: released weights, loaded under any layout and saved from there, come back as the same bytes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from convert_worker import LAYOUTS
+from safetensors.torch import save_file
+
+from mugv.dit.release import released_shapes
+from mugv.recipe.models import DiTModel
+from mugv.training.convert import convert
+
+WORKER = Path(__file__).with_name("convert_worker.py")
+MODEL = DiTModel(layers=2, hidden=96, heads=8, latent_channels=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    base = tmp_path_factory.mktemp("convert")
+    g = torch.Generator().manual_seed(0)
+    state = {name: torch.randn(shape, generator=g) for name, shape in released_shapes(MODEL, 16).items()}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        save_file({n: t.to(dtype) for n, t in state.items()}, base / f"{name}.safetensors", metadata={"format": "pt"})
+        convert(base / f"{name}.safetensors", base / name)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8", str(WORKER), str(base)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return base
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_appendix_b9_released_file_to_megatron_and_back_is_bit_exact(folder, layout):
+    convert(folder / layout, folder / f"{layout}.safetensors")
+    precision = "bf16" if layout.endswith("bf16") else "fp32"
+    assert (folder / f"{layout}.safetensors").read_bytes() == (folder / f"{precision}.safetensors").read_bytes()
