@@ -177,9 +177,11 @@ class Optimizer(Part):
 class Expansion(Part):
     """Width expansion from the stage before (paper 4.2.1): each width grows by `factor`."""
 
-    factor: Positive = 2
+    factor: Annotated[int, Field(ge=2)] = 2
     noise_db: float | None = None
-    """Signal-to-noise ratio of the symmetric perturbation in dB; unset: none."""
+    """Signal-to-noise ratio of the perturbation in dB; unset: none, and copies of a channel never part."""
+    noise: Literal["symmetric", "plain"] = "symmetric"
+    """symmetric: cancels over the copies of a channel, the function is kept; plain: independent, as HyperCloning."""
 
 
 class TrainStage(Part):
