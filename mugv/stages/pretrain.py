@@ -25,7 +25,7 @@ def train(ctx: StageContext) -> dict[str, float]:
     data = FlowData(latents, latents.clips("train"), stage.size, stage.frames, stage.flow, stage.mask)
     divisor = stage_divisor(recipe, ctx.index)
     task = FlowTask(_start(ctx, divisor), data, stage, recipe.parallel, recipe.seed + 1000 * (ctx.index + 1))
-    fit(task, ctx.work / "train", stage.steps, stage.save_every, ctx.progress)
+    fit(task, ctx.work / "train", stage.steps, stage.save_every, ctx.progress, asynchronous=recipe.parallel.async_save)
     save_model(task.result, ctx.out, describe(ctx, latents, stage, divisor))
     publish_curve(ctx.work / "train", ctx.out)
     return {"parameters": dit_parameters(recipe.dit, recipe.text.width, divisor), **final_metrics(ctx.work / "train")}

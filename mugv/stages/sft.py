@@ -35,7 +35,7 @@ def train(ctx: StageContext) -> dict[str, float]:
         model, FlowData(latents, best, stage.size, stage.frames, stage.flow, stage.mask), stage, recipe.parallel, recipe.seed + 100_000
     )
     kept = frozenset(round(stage.steps * (i + 1) / stage.checkpoints) for i in range(stage.checkpoints))
-    fit(task, ctx.work / "train", stage.steps, stage.save_every, ctx.progress, milestones=kept)
+    fit(task, ctx.work / "train", stage.steps, stage.save_every, ctx.progress, milestones=kept, asynchronous=recipe.parallel.async_save)
     average_checkpoints(task.result, ctx.work / "train", stage.decay)
     save_model(task.result, ctx.out, describe(ctx, latents, stage, previous["width_divisor"]))
     publish_curve(ctx.work / "train", ctx.out)

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch.distributed as dist
 
@@ -28,7 +28,7 @@ class Task(Protocol):
 
     def train_step(self, step: int) -> dict[str, float]: ...
 
-    def save(self, folder: Path) -> None: ...
+    def save(self, folder: Path) -> Any: ...
 
     def load(self, folder: Path) -> None: ...
 
@@ -45,13 +45,16 @@ def fit(
     save_every: int,
     progress: Progress | None = None,
     milestones: frozenset[int] = frozenset(),
+    asynchronous: bool = False,
 ) -> None:
     """Train to `steps`, saving every `save_every` steps, at `milestones` and at the end; resumes what it finds.
 
-    Only the newest checkpoint and the milestones are kept. Metrics go to `folder/metrics.jsonl`.
+    Only the newest checkpoint and the milestones are kept. Metrics go to `folder/metrics.jsonl`. `asynchronous`: checkpoints are
+    written by forked processes while training goes on, and get their name once they are whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = MetricsLog(folder / "metrics.jsonl")
+    writer = CheckpointWriter(task, folder, milestones, asynchronous)
     start = _resume(task, folder)
     if _rank() == 0:
         log.rewind(start)
@@ -64,25 +67,51 @@ def fit(
                 progress(step + 1, steps, metrics)
         done = step + 1
         if done % save_every == 0 or done == steps or done in milestones:
-            save_checkpoint(task, folder, done)
-            _prune(folder, done, milestones)
+            writer.save(done)
+        writer.poll()
+    writer.poll(wait=True)
 
 
-def save_checkpoint(task: Task, folder: Path, step: int) -> Path:
-    """Two phases: write under a temporary name on all ranks, then rename on rank 0."""
-    final = folder / f"step-{step:08d}"
-    temporary = folder / f"writing-{step:08d}"
-    if _rank() == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    _barrier()
-    task.save(temporary)
-    _barrier()
-    if _rank() == 0:
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-    _barrier()
-    return final
+class CheckpointWriter:
+    """Two phases: all ranks write under a temporary name, then rank 0 renames; older checkpoints go only after that."""
+
+    def __init__(self, task: Task, folder: Path, milestones: frozenset[int] = frozenset(), asynchronous: bool = False) -> None:
+        self.task, self.folder, self.milestones = task, folder, milestones
+        self.queue: Any = None
+        if asynchronous:
+            from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
+
+            self.queue = AsyncCallsQueue()
+
+    def save(self, step: int) -> None:
+        """Write the state after `step` steps. One asynchronous write at a time: a second waits for the first."""
+        self.poll(wait=True)
+        temporary = self.folder / f"writing-{step:08d}"
+        if _rank() == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        _barrier()
+        if self.queue is None:
+            self.task.save(temporary)
+            return self._publish(step, temporary)
+        requests = self.task.save(temporary, asynchronous=True)  # type: ignore[call-arg]
+        requests[-1].add_finalize_fn(lambda: self._publish(step, temporary))
+        for request in requests:
+            self.queue.schedule_async_request(request)
+
+    def poll(self, wait: bool = False) -> None:
+        """Publish what has been written meanwhile; every rank calls it."""
+        if self.queue is not None:
+            self.queue.maybe_finalize_async_calls(blocking=wait)
+
+    def _publish(self, step: int, temporary: Path) -> None:
+        final = self.folder / f"step-{step:08d}"
+        _barrier()
+        if _rank() == 0:
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+            _prune(self.folder, step, self.milestones)
+        _barrier()
 
 
 def _resume(task: Task, folder: Path) -> int:
@@ -95,12 +124,11 @@ def _resume(task: Task, folder: Path) -> int:
 
 
 def _prune(folder: Path, newest: int, milestones: frozenset[int]) -> None:
-    if _rank() == 0:
-        for step, path in checkpoints(folder):
-            if step != newest and step not in milestones:
-                shutil.rmtree(path)
-        for left in folder.glob("writing-*"):
-            shutil.rmtree(left)
+    for step, path in checkpoints(folder):
+        if step != newest and step not in milestones:
+            shutil.rmtree(path)
+    for left in folder.glob("writing-*"):
+        shutil.rmtree(left)
 
 
 def _rank() -> int:

@@ -74,6 +74,17 @@ def test_resumed_losses_equal_uninterrupted_ones_bit_for_bit(latents, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(all_parameters(whole.result), all_parameters(resumed.result), strict=True))
 
 
+def test_checkpoints_written_while_training_goes_on_hold_their_own_step(latents, tmp_path):
+    """The writer runs beside later steps, which change the weights in place: what is loaded must be the step of its name."""
+    fit(flow_task(latents, stage()), tmp_path / "whole", 6, 2)
+    with pytest.raises(StoppedError):
+        fit(flow_task(latents, stage()), tmp_path / "cut", 6, 2, progress=stop_after(5), asynchronous=True)
+    assert [step for step, _ in checkpoints(tmp_path / "cut")] in ([2], [4])
+    fit(flow_task(latents, stage()), tmp_path / "cut", 6, 2, asynchronous=True)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert [step for step, _ in checkpoints(tmp_path / "cut")] == [6]
+
+
 def test_a_half_written_checkpoint_is_never_loaded(latents, tmp_path):
     fit(flow_task(latents, stage()), tmp_path, 2, 2)
     (tmp_path / "writing-00000004").mkdir()
