@@ -27,11 +27,19 @@ class VAEModel(ModelPart):
     """Groups of every GroupNorm."""
     decode_window: Positive = 6
     """Latents that the decoder sees at once (released code: 48 frames); what it is trained for."""
+    decode_overlap: Annotated[int, Field(ge=0)] = 0
+    """Latents that a window shares with the one before, cross-faded; at most half a window (released code: none)."""
 
     @property
     def feature_channels(self) -> int:
         """Channels of the trunk's feature map, the temporal net's input."""
         return self.base_channels * self.channel_multipliers[-1]
+
+    @model_validator(mode="after")
+    def _overlap(self) -> VAEModel:
+        if self.decode_overlap > self.decode_window // 2:
+            raise ValueError(f"decode_overlap {self.decode_overlap} exceeds half of decode_window {self.decode_window}")
+        return self
 
     @model_validator(mode="after")
     def _groups(self) -> VAEModel:

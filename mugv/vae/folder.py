@@ -1,13 +1,16 @@
-"""A trained VideoVAE as a folder: model.safetensors and config.json."""
+"""A trained VideoVAE as a folder: model.safetensors (the released names) and config.json."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from mugv.errors import UserError
 from mugv.recipe.models import VAEModel
@@ -35,10 +38,27 @@ def load_vae(folder: Path) -> VideoVAE:
         state = load_file(folder / WEIGHTS)
     except (ValidationError, SafetensorError) as error:
         raise UserError(f"{folder} holds no readable VAE: {str(error).splitlines()[0]}") from error
-    vae = VideoVAE(config)
+    return vae_of(config, state, f"{folder / WEIGHTS} does not fit {CONFIG}")
+
+
+def vae_of(config: VAEModel, state: Mapping[str, Tensor], complaint: str) -> VideoVAE:
+    """A VideoVAE with these weights (fp32, on the CPU), in evaluation mode. UserError, beginning with `complaint`, when a
+    name is missing or unknown, or a shape differs; it names the first three."""
+    with torch.device("meta"):
+        vae = VideoVAE(config)
     own = vae.state_dict()
-    wrong = [n for n in sorted(own.keys() | state.keys()) if n not in own or n not in state or own[n].shape != state[n].shape]
+    wrong = [text for name in sorted(own.keys() | state.keys()) if (text := _difference(name, own.get(name), state.get(name)))]
     if wrong:
-        raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG}: {len(wrong)} tensors differ, first {', '.join(wrong[:3])}")
-    vae.load_state_dict(state)
+        raise UserError(
+            f"{complaint}: {len(wrong)} of {len(own)} tensors differ: {'; '.join(wrong[:3])}{'; ...' if len(wrong) > 3 else ''}"
+        )
+    vae.to_empty(device="cpu").load_state_dict(state)
     return vae.eval()
+
+
+def _difference(name: str, own: Tensor | None, given: Tensor | None) -> str:
+    if own is None:
+        return f"{name} is unknown"
+    if given is None:
+        return f"{name} is missing"
+    return "" if own.shape == given.shape else f"{name} is {list(given.shape)}, expected {list(own.shape)}"

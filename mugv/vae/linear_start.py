@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mugv.errors import UserError
 from mugv.vae.model import CHUNK, START_LOGVAR
-from mugv.vae.temporal import DepthToTime, ResBlock, TemporalDecoder, TemporalEncoder, TemporalVAE
+from mugv.vae.temporal import Conv3d, DepthToTime, ResBlock, TemporalDecoder, TemporalEncoder, TemporalVAE
 
 CONSTANT = 8.0
 """Value of the constant channels, in standard deviations of the signals beside them."""
@@ -36,15 +36,17 @@ def start_linear(net: TemporalVAE, features: Tensor) -> float:
 def _start_encoder(net: TemporalVAE, samples: Tensor, mean: Tensor) -> tuple[Tensor, float]:
     """Pairs of frames, pairs of pairs and halves are merged by PCA, each into as many components as the layer has channels.
     Returns codes [M, Z] of unit mean variance and the share of variance lost."""
-    encoder, latents = net.encoder, net.quant_conv.out_channels // 2
-    first = _principal(samples.flatten(0, 1), encoder.conv_in.out_channels)
+    encoder, latents = net.encoder, net.quant_conv.conv.out_channels // 2
+    first = _principal(samples.flatten(0, 1), encoder.conv_in.conv.out_channels)
     _write(encoder.conv_in, first)
     x, offset = samples @ first.T, first @ mean
     for level, conv in enumerate(encoder.conv_blocks):
-        assert isinstance(conv, nn.Conv3d)
+        assert isinstance(conv, Conv3d)
         merged = x.reshape(len(x), x.shape[1] // 2, -1)
         last = level == len(encoder.conv_blocks) - 1
-        basis = _principal(merged.flatten(0, 1), min(latents if last else conv.out_channels, _width(encoder.block_res_blocks[level + 1])))
+        basis = _principal(
+            merged.flatten(0, 1), min(latents if last else conv.conv.out_channels, _width(encoder.block_res_blocks[level + 1]))
+        )
         x = merged @ basis.T
         if last:
             mix = _mixing(len(basis)) / x.flatten(0, 1).std(dim=0).square().mean().sqrt()
@@ -55,8 +57,8 @@ def _start_encoder(net: TemporalVAE, samples: Tensor, mean: Tensor) -> tuple[Ten
     codes = x.flatten(1)
     _read_layout(encoder.norm1, encoder.conv2, torch.eye(2 * latents, latents, dtype=torch.float64))
     _write(net.quant_conv, torch.eye(latents, dtype=torch.float64))
-    assert net.quant_conv.bias is not None
-    net.quant_conv.bias[latents:] = START_LOGVAR
+    assert net.quant_conv.conv.bias is not None
+    net.quant_conv.conv.bias[latents:] = START_LOGVAR
     fitted = codes @ torch.linalg.lstsq(codes, samples.flatten(1)).solution
     return codes, float((fitted - samples.flatten(1)).square().sum() / samples.square().sum())
 
@@ -71,7 +73,7 @@ def _mixing(size: int) -> Tensor:
 def _finish_level(encoder: TemporalEncoder, level: int, last: bool, basis: Tensor, half: int, bias: Tensor) -> None:
     """Write a merging conv and the shortcut behind it; the last one also lays out signals and constants for the norm."""
     conv, blocks = encoder.conv_blocks[level], encoder.block_res_blocks[level + 1]
-    assert isinstance(conv, nn.Conv3d)
+    assert isinstance(conv, Conv3d)
     shortcut = _shortcut(blocks)
     if last:
         layout = _layout(encoder.norm1, len(basis))
@@ -89,7 +91,7 @@ def _finish_level(encoder: TemporalEncoder, level: int, last: bool, basis: Tenso
 def _start_decoder(net: TemporalVAE, basis: Tensor, mean: Tensor) -> None:
     """`basis` [8, C, Z]: what one unit of each latent adds to each frame's features."""
     decoder, latents = net.decoder, basis.shape[2]
-    quarter, half = decoder.conv_blocks[3], decoder.conv_blocks[2]
+    quarter, half = decoder.conv_blocks[2], decoder.conv_blocks[1]
     assert isinstance(quarter, DepthToTime)
     assert isinstance(half, DepthToTime)
     _write(net.post_quant_conv, torch.eye(latents, dtype=torch.float64))
@@ -109,13 +111,13 @@ def _start_decoder(net: TemporalVAE, basis: Tensor, mean: Tensor) -> None:
     spread = seen.square().sum(dim=2).mean(dim=0).sqrt().clamp_min(1e-6)
     _lay_out_frames(decoder, torch.einsum("fc,tcp->tfp", frame_basis / spread[:, None], frames))
     _read_layout(decoder.norm1, decoder.conv_out, frame_basis.T * spread)
-    assert decoder.conv_out.bias is not None
-    decoder.conv_out.bias.copy_(mean)
+    assert decoder.conv_out.conv.bias is not None
+    decoder.conv_out.conv.bias.copy_(mean)
 
 
 def _lay_out_frames(decoder: TemporalDecoder, codes: Tensor) -> None:
     """Codes [2, F, W] of both frames of a pair into the last doubling, laid out at the last shortcut before the norm."""
-    half = decoder.conv_blocks[2]
+    half = decoder.conv_blocks[1]
     assert isinstance(half, DepthToTime)
     layout = _layout(decoder.norm1, codes.shape[1])
     shortcuts = [s for s in map(_shortcut, (decoder.block_res_blocks[1], decoder.block_res_blocks[0])) if s is not None]
@@ -155,7 +157,7 @@ def _pairs(norm: nn.GroupNorm) -> int:
     return norm.num_groups * (norm.num_channels // norm.num_groups // 2 - 1)
 
 
-def _read_layout(norm: nn.GroupNorm, conv: nn.Conv3d, readout: Tensor) -> None:
+def _read_layout(norm: nn.GroupNorm, conv: Conv3d, readout: Tensor) -> None:
     """The conv behind norm and SiLU reads each signal as silu(x) - silu(-x), times the norm's usual divisor."""
     signals = readout.shape[1]
     layout = _layout(norm, signals)
@@ -178,22 +180,23 @@ def _principal(rows: Tensor, count: int) -> Tensor:
 def _width(blocks: nn.Module) -> int:
     first = next(blocks.children())
     assert isinstance(first, ResBlock)
-    return first.conv2.out_channels
+    return first.conv2.conv.out_channels
 
 
-def _shortcut(blocks: nn.Module) -> nn.Conv3d | None:
+def _shortcut(blocks: nn.Module) -> Conv3d | None:
     """The only conv on the main path of a row of ResBlocks: there where its width changes."""
     first = next(blocks.children())
     assert isinstance(first, ResBlock)
     return first.conv3
 
 
-def _write_identity(conv: nn.Conv3d) -> None:
-    _write(conv, torch.eye(conv.out_channels, conv.in_channels, dtype=torch.float64))
+def _write_identity(conv: Conv3d) -> None:
+    _write(conv, torch.eye(conv.conv.out_channels, conv.conv.in_channels, dtype=torch.float64))
 
 
-def _write(conv: nn.Conv3d, matrix: Tensor, tap: int | None = None, bias: Tensor | None = None, clear: bool = True) -> None:
+def _write(layer: Conv3d, matrix: Tensor, tap: int | None = None, bias: Tensor | None = None, clear: bool = True) -> None:
     """Put a matrix [out, in] at a time tap (the middle one) and the middle pixel of a conv's kernel, zeros elsewhere."""
+    conv = layer.conv
     kernel = conv.kernel_size[0]
     time, middle = kernel // 2 if tap is None else tap, kernel // 2
     if clear:

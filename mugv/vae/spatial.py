@@ -1,6 +1,6 @@
 """The 2D trunk of the VideoVAE: the SDXL image autoencoder's encoder and decoder, per frame, 8x in height and width.
 
-Module names follow diffusers' AutoencoderKL, so that a released trunk loads by name. Inside the VideoVAE the encoder stops
+Module names are those of the released file (diffusers' AutoencoderKL under `module`). Inside the VideoVAE the encoder stops
 before `conv_norm_out` and `conv_out`, and the decoder starts after `conv_in` (released code). These layers close the trunk
 into an image autoencoder of four channels, which is how the trunk is trained on its own before the temporal net exists.
 Legend: N frames, C channels, H W rows and columns of the map at hand.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,6 +18,11 @@ from mugv.recipe.models import VAEModel
 
 EPSILON = 1e-6
 IMAGE_LATENT_CHANNELS = 4
+
+
+def silu(x: Tensor) -> Tensor:
+    """SiLU that overwrites its input when no gradient is wanted: one map less at the peak."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class ResnetBlock2D(nn.Module):
@@ -31,8 +37,8 @@ class ResnetBlock2D(nn.Module):
         self.conv_shortcut = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else None
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(silu(self.norm1(x)))
+        h = self.conv2(silu(self.norm2(h)))
         return h + (self.conv_shortcut(x) if self.conv_shortcut is not None else x)
 
 
@@ -128,7 +134,7 @@ class SpatialEncoder(nn.Module):
 
     def image_moments(self, features: Tensor) -> Tensor:
         """Features [N, C, h, w] -> mean and log-variance [N, 8, h, w] of the trunk's own four-channel latent."""
-        return self.conv_out(F.silu(self.conv_norm_out(features)))
+        return self.conv_out(silu(self.conv_norm_out(features)))
 
 
 class SpatialDecoder(nn.Module):
@@ -150,20 +156,36 @@ class SpatialDecoder(nn.Module):
         x = self.mid_block(features)
         for level in self.up_blocks:
             x = level(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(silu(self.conv_norm_out(x)))
 
     def from_image_latent(self, latent: Tensor) -> Tensor:
         """The trunk's own latent [N, 4, h, w] -> features [N, C, h, w]."""
         return self.conv_in(latent)
 
 
-class SpatialVAE(nn.Module):
-    """The trunk. `encode_features` and `decode_features` are what the VideoVAE uses."""
+class ImageAutoencoder(nn.Module):
+    """Encoder and decoder of the trunk, without quantisation convs."""
 
     def __init__(self, config: VAEModel) -> None:
         super().__init__()
         self.encoder = SpatialEncoder(config)
         self.decoder = SpatialDecoder(config)
+
+
+class SpatialVAE(nn.Module):
+    """The trunk; `module` is the level of the released names."""
+
+    def __init__(self, config: VAEModel) -> None:
+        super().__init__()
+        self.module = ImageAutoencoder(config)
+
+    @property
+    def encoder(self) -> SpatialEncoder:
+        return self.module.encoder
+
+    @property
+    def decoder(self) -> SpatialDecoder:
+        return self.module.decoder
 
     def image_only(self) -> list[nn.Parameter]:
         """Parameters that only the trunk as an image autoencoder uses (56,840 at full size; dead in the VideoVAE)."""

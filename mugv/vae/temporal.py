@@ -1,7 +1,7 @@
 """The temporal net of the VideoVAE: 8x in time on the trunk's feature maps, chunk by chunk (released code; paper 3.1.2).
 
 The encoder sees one chunk of 8 frames and nothing else. The decoder sees a window of R latents. Convolutions pad with zeros
-on both sides in time: (k - 1) + (1 - stride) rows in all, the smaller half in front.
+on both sides in time: (k - 1) + (1 - stride) rows in all, the smaller half in front. Module names are those of the released file.
 Legend: B chunks or windows, C channels, T frames or latents, H W rows and columns of the feature map.
 """
 
@@ -13,24 +13,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mugv.recipe.models import VAEModel
+from mugv.vae.spatial import silu
 
 EPSILON = 1e-5
 
 
-class Conv3d(nn.Conv3d):
-    """Conv with a cubic kernel; keeps height and width, and time up to its stride."""
+class Conv3d(nn.Module):
+    """Conv with a cubic kernel; keeps height and width, and time up to its stride. The weights sit in `conv`, as in the release."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, time_stride: int = 1, bias: bool = True) -> None:
-        same = kernel // 2
-        odd = kernel > 1 and time_stride == 2
-        super().__init__(channels_in, channels_out, kernel, stride=(time_stride, 1, 1), padding=(0 if odd else same, same, same), bias=bias)
-        self.pad_behind = odd
+        super().__init__()
+        same, strides = kernel // 2, (time_stride, 1, 1)
+        self.pad_behind = kernel > 1 and time_stride == 2
+        padding = (0 if self.pad_behind else same, same, same)
+        self.conv = nn.Conv3d(channels_in, channels_out, kernel, stride=strides, padding=padding, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.padding[0] and x.shape[2] == 2:
+        conv = self.conv
+        if conv.padding[0] and x.shape[2] == 2:
             # The CPU's bf16 weight gradient of a time-padded conv over exactly two frames is garbage (torch 2.13); pad by hand.
-            return F.conv3d(F.pad(x, (0, 0, 0, 0, 1, 1)), self.weight, self.bias, padding=(0, *self.padding[1:]))
-        return super().forward(F.pad(x, (0, 0, 0, 0, 0, 1)) if self.pad_behind else x)
+            return F.conv3d(F.pad(x, (0, 0, 0, 0, 1, 1)), conv.weight, conv.bias, padding=(0, 1, 1))
+        return conv(F.pad(x, (0, 0, 0, 0, 0, 1)) if self.pad_behind else x)
 
 
 class ResBlock(nn.Module):
@@ -45,31 +48,29 @@ class ResBlock(nn.Module):
         self.conv3 = Conv3d(channels_in, channels_out, 1, bias=False) if channels_in != channels_out else None
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(silu(self.norm1(x)))
+        h = self.conv2(silu(self.norm2(h)))
         return h + (self.conv3(x) if self.conv3 is not None else x)
 
 
-class UpsampleBlock(nn.Module):
+class UpsampleBlock(ResBlock):
     """Doubles time by repeating, then a ResBlock whose shortcut is the repeated input."""
 
     def __init__(self, channels: int, groups: int) -> None:
-        super().__init__()
-        self.res_block = ResBlock(channels, channels, groups)
+        super().__init__(channels, channels, groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.res_block(x.repeat_interleave(2, dim=2))
+        return super().forward(x.repeat_interleave(2, dim=2))
 
 
-class DepthToTime(nn.Module):
+class DepthToTime(Conv3d):
     """Doubles time by a conv to twice the channels; channel index = (C, time) with time fastest."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = Conv3d(channels, 2 * channels, 3)
+        super().__init__(channels, 2 * channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
+        x = super().forward(x)
         b, c, t, h, w = x.shape
         return x.view(b, c // 2, 2, t, h, w).permute(0, 1, 3, 2, 4, 5).reshape(b, c // 2, 2 * t, h, w)
 
@@ -98,7 +99,7 @@ class TemporalEncoder(nn.Module):
         for i, blocks in enumerate(self.block_res_blocks):
             x = blocks(x)
             x = self.conv_blocks[i](x) if i < len(self.conv_blocks) else x
-        return self.conv2(F.silu(self.norm1(self.res_blocks(x))))
+        return self.conv2(silu(self.norm1(self.res_blocks(x))))
 
 
 class TemporalDecoder(nn.Module):
@@ -110,7 +111,7 @@ class TemporalDecoder(nn.Module):
         groups, count = config.groups, config.temporal_blocks
         self.conv1 = Conv3d(config.latent_channels, w3, 3)
         self.res_blocks = _blocks(w3, w3, count, groups)
-        self.upsample = UpsampleBlock(w3, groups)
+        self.upsample_block = UpsampleBlock(w3, groups)
         self.block_res_blocks = nn.ModuleList(
             [
                 _blocks(w1, w0, count, groups),
@@ -119,15 +120,16 @@ class TemporalDecoder(nn.Module):
                 _blocks(w3, w3, count, groups),
             ]
         )
-        self.conv_blocks = nn.ModuleList([nn.Identity(), nn.Identity(), DepthToTime(w2), DepthToTime(w3)])
+        self.conv_blocks = nn.ModuleList([nn.Identity(), DepthToTime(w2), DepthToTime(w3)])
         self.norm1 = nn.GroupNorm(groups, w0, eps=EPSILON)
         self.conv_out = Conv3d(w0, config.feature_channels, 3)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.upsample(self.res_blocks(self.conv1(z)))
+        x = self.upsample_block(self.res_blocks(self.conv1(z)))
         for stage in (3, 2, 1, 0):
-            x = self.conv_blocks[stage](self.block_res_blocks[stage](x))
-        return self.conv_out(F.silu(self.norm1(x)))
+            x = self.block_res_blocks[stage](x)
+            x = self.conv_blocks[stage - 1](x) if stage else x
+        return self.conv_out(silu(self.norm1(x)))
 
 
 class TemporalVAE(nn.Module):
