@@ -21,6 +21,7 @@ import numpy as np
 from mugv.evaluation.judge import Verdict, judge
 from mugv.evaluation.prompts import cycle, evaluation_combinations, held_out_combinations
 from mugv.evaluation.scores import Score, score_table
+from mugv.generation.given import Given
 from mugv.media.resize import resize_crop
 from mugv.media.shapes import Combination, parse_caption
 from mugv.media.sheet import Strip
@@ -50,9 +51,8 @@ class ClipGenerator(Protocol):
         size: tuple[int, int] | None,
         frames: int | None,
         seeds: list[int],
-        steps: int,
-        guidance: float,
-        first_frames: np.ndarray | None,
+        sampler: Sampler,
+        given: Given,
     ) -> np.ndarray:
         """Clips uint8 [N, T, H, W, 3]."""
         ...
@@ -153,9 +153,8 @@ def generate(
                 size=size,
                 frames=frames,
                 seeds=[seed + k for k in range(part.start, part.stop)],
-                steps=sampler.steps,
-                guidance=sampler.guidance,
-                first_frames=None if first_frames is None else np.stack(first_frames[part]),
+                sampler=sampler,
+                given=Given() if first_frames is None else Given(first=np.stack(first_frames[part])[:, None]),
             )
         )
         tick(part.stop - part.start)

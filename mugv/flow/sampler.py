@@ -26,7 +26,7 @@ is the unconditional one used, so elsewhere it need not be computed."""
 def timetable(steps: int, ratio: float) -> list[float]:
     """The steps + 1 timesteps of u = 1 - i / steps, shifted: from 1000 to 0."""
     u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    return [float(t) for t in shift_timestep(u, ratio)]
+    return [min(STEPS, float(t)) for t in shift_timestep(u, ratio)]
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
-"""Text (and a first frame) to video from a DiT checkpoint and a VAE. Used by evaluation, alignment, the CLI and the registered model.
+"""Text and given frames to video from a DiT checkpoint and a VAE. Used by evaluation, alignment, the CLI and the registered model.
 
 Legend: N prompts, B clips of one network call, C latent channels, T frames or latent frames, H W rows and columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mugv.dataset.latentset import LatentNorm, pad_text
 from mugv.dit.model import MugDiT
 from mugv.errors import UserError
 from mugv.flow.sampler import Velocity, sample_flow
-from mugv.media.resize import resize_crop
+from mugv.generation.given import CHUNK, Given, check_frames, check_size, fitted
 from mugv.recipe.models import TextEncoder
 from mugv.recipe.schema import Flow, Sampler
 from mugv.text import open_encoder
@@ -26,13 +26,15 @@ from mugv.training.model_io import load_dit
 from mugv.vae import VideoVAE, load_vae
 
 Progress = Callable[[int, int, dict[str, float]], None]
+PUBLISHED, TEXT_ALONE = Sampler(), Given()
 
 
 class Generator:
-    """Holds the networks; `generate` returns pixels."""
+    """Holds the networks; `generate` returns pixels. Networks run where the DiT's parameters are; results are on the CPU."""
 
     def __init__(self, model: MugDiT, config: dict[str, Any], vae: VideoVAE) -> None:
-        self.model, self.config, self.vae = model, config, vae.eval()
+        self.device = next(model.parameters()).device
+        self.model, self.config, self.vae = model.eval(), config, vae.eval().to(self.device)
         self.norm = LatentNorm(tuple(config["latent_norm"]["shift"]), tuple(config["latent_norm"]["scale"]))
         self.encoder = open_encoder(TextEncoder(**config["text"]))
         self.flow = Flow(**config["flow"])
@@ -48,93 +50,112 @@ class Generator:
     def generate(
         self,
         prompts: Sequence[str],
+        *,
         size: tuple[int, int] | None = None,
         frames: int | None = None,
         seeds: Sequence[int] = (0,),
-        steps: int = 25,
-        guidance: float = 4.0,
-        first_frames: np.ndarray | None = None,
+        sampler: Sampler = PUBLISHED,
+        given: Given = TEXT_ALONE,
+        negative: str | None = None,
         batch: int = 48,
         progress: Progress | None = None,
     ) -> np.ndarray:
-        """Clips uint8 [N, T, H, W, 3]. `seeds`: one for each prompt, or one for all; first_frames uint8 [N, h, w, 3] for I2V.
+        """Clips uint8 [N, T, H, W, 3]; T = 1: pictures. `seeds`: one for each prompt, or one for all.
 
-        size in pixels (default: the checkpoint's), frames 1 + 8k. Raises UserError for sizes and lengths the networks cannot do.
+        size in pixels and frames 1 + 8k (default: the checkpoint's). `negative`: what guidance leads away from, in place of the empty
+        text that training drops captions to. Raises UserError for what the networks cannot do.
         """
-        out = []
         seeds = list(seeds) * len(prompts) if len(seeds) == 1 else list(seeds)
+        made = []
         for start in range(0, len(prompts), batch):
             part = slice(start, start + batch)
-            first = None if first_frames is None else first_frames[part]
-            latents = self.sample(prompts[part], seeds[part], size, frames, steps, guidance, first)
-            out.append(self.decode(latents, first))
+            some = given.part(part)
+            latents = self.sample(prompts[part], seeds[part], size=size, frames=frames, sampler=sampler, given=some, negative=negative)
+            made.append(self.decode(latents, some))
             if progress:
                 progress(min(start + batch, len(prompts)), len(prompts), {})
-        return np.concatenate(out)
+        return np.concatenate(made)
 
     @torch.no_grad()
     def sample(
         self,
         prompts: Sequence[str],
         seeds: Sequence[int],
+        *,
         size: tuple[int, int] | None = None,
         frames: int | None = None,
-        steps: int = 25,
-        guidance: float = 4.0,
-        first_frames: np.ndarray | None = None,
+        sampler: Sampler = PUBLISHED,
+        given: Given = TEXT_ALONE,
+        negative: str | None = None,
     ) -> Tensor:
-        """Normalised latents [N, C, T, H/8, W/8]."""
-        height, width = size or self.size
-        frames = frames or self.frames
-        self._check(height, width, frames, steps)
-        shape = (len(prompts), self.model.config.latent_channels, 1 + frames // 8, height // 8, width // 8)
-        noise = torch.stack([torch.randn(shape[1:], generator=torch.Generator().manual_seed(s)) for s in seeds])
-        noised = torch.ones(shape[0], shape[2], dtype=torch.bool)
-        given = None
-        if first_frames is not None:
-            noised[:, 0] = False
-            given = torch.zeros(shape)
-            given[:, :, :1] = self.encode_frames(first_frames, (height, width))
+        """Normalised latents [N, C, T, H/8, W/8]; arguments as in `generate`, one seed a prompt."""
+        height, width = self.size if size is None else size
+        frames = self.frames if frames is None else frames
+        self.check(height, width, frames, sampler)
+        given.check(len(prompts), frames, sampler.steps)
+        if len(seeds) != len(prompts):
+            raise UserError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one for each, or one for all")
+        shape = (len(prompts), self.model.config.latent_channels, 1 + frames // CHUNK, height // 8, width // 8)
+        noise = torch.stack([torch.randn(shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        clean, noised = given.latents(shape, lambda pictures: self.encode(pictures, (height, width)))
+        noise, noised = noise.to(self.device), noised.to(self.device)
+        clean = None if clean is None else clean.to(self.device)
+        velocity = self._velocity(prompts, noised, sampler, negative)
         ratio = stage_ratio(self.flow, (height, width), shape[2])
-        return sample_flow(self._velocity(prompts, noised, guidance), noise, Sampler(steps=steps, guidance=guidance), ratio, given, noised)
+        return sample_flow(velocity, noise, sampler, ratio, clean, noised, given.start_step).cpu()
 
     @torch.no_grad()
-    def encode_frames(self, frames: np.ndarray, size: tuple[int, int]) -> Tensor:
-        """Normalised latents [N, C, 1, H/8, W/8] of single pictures uint8 [N, h, w, 3]."""
-        pixels = torch.from_numpy(np.stack([resize_crop(f[None], *size) for f in frames]))
-        video = pixels.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-        return self.norm.normalise(self.vae.encode(video).mean)
+    def encode(self, clips: np.ndarray, size: tuple[int, int]) -> Tensor:
+        """Normalised latents [N, C, K, H/8, W/8] of uint8 [N, T, h, w, 3], T = 8k or 1 + 8k (a picture is a clip of one frame).
+
+        The posterior's mean: a given frame carries no noise.
+        """
+        means = [part.mean.cpu() for part in self.vae.encode_stream(_blocks(clips, size), clips.shape[1])]
+        return self.norm.normalise(torch.cat(means, dim=2))
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, first_frames: np.ndarray | None = None) -> np.ndarray:
-        """uint8 [N, T, H, W, 3] of normalised latents; a given first frame replaces its reconstruction."""
-        video = self.vae.decode_clip(self.norm.restore(latents)).clamp(-1, 1)
-        pixels = ((video + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).numpy()
-        if first_frames is not None:
-            pixels[:, 0] = np.stack([resize_crop(f[None], *pixels.shape[2:4])[0] for f in first_frames])
+    def decode(self, latents: Tensor, given: Given = TEXT_ALONE) -> np.ndarray:
+        """uint8 [N, T, H, W, 3] of normalised latents, window by window; given frames replace their reconstructions."""
+        n, _, k, h, w = latents.shape
+        pixels, done = np.empty((n, CHUNK * (k - 1) + 1, 8 * h, 8 * w, 3), np.uint8), 0
+        for block in self.vae.decode_stream(self.norm.restore(latents).to(self.device), clip=True):
+            colours = ((block.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+            pixels[:, done : done + block.shape[2]] = colours.permute(0, 2, 3, 4, 1).cpu().numpy()
+            done += block.shape[2]
+        given.paste(pixels)
         return pixels
 
-    def _velocity(self, prompts: Sequence[str], noised_BT: Tensor, guidance: float) -> Velocity:
-        """Both guidance branches in one network call; text is encoded once."""
-        texts = [torch.from_numpy(t) for t in self.encoder.encode(list(prompts))]
-        branches = 1 if guidance == 1.0 else 2
-        if branches == 2:
-            texts += [torch.from_numpy(self.encoder.encode_null())] * len(prompts)
-        text, mask = pad_text(texts)
-        noised = noised_BT.repeat(branches, 1)
-        fps = torch.full((len(noised),), self.fps)
+    def _velocity(self, prompts: Sequence[str], noised_BT: Tensor, sampler: Sampler, negative: str | None) -> Velocity:
+        """Both branches of a guided step are one network call. Text is encoded and projected once, here."""
+        texts = self.encoder.encode(list(prompts))
+        if sampler.guidance != 1.0:
+            without = self.encoder.encode_null() if negative is None else self.encoder.encode([negative])[0]
+            texts = [*texts, *[without] * len(prompts)]
+        text, mask = (x.to(self.device) for x in pad_text([torch.from_numpy(t) for t in texts]))
+        text = self.model.embed_text(text)
+        noised = noised_BT.repeat(2, 1)
+        fps = torch.full((len(noised),), float(self.fps), device=self.device)
 
         def velocity(x: Tensor, t: float, guided: bool) -> tuple[Tensor, Tensor | None]:
-            out = self.model(x.repeat(branches, 1, 1, 1, 1), torch.full((len(noised),), t), text, mask, fps, noised)
-            return (out, None) if branches == 1 else tuple(out.chunk(2))  # type: ignore[return-value]
+            n = len(x) * (2 if guided else 1)
+            latents = torch.cat([x, x]) if guided else x
+            out = self.model(latents, fps.new_full((n,), t), text[:n], mask[:n], fps[:n], noised[:n], projected=True)
+            return (out[: len(x)], out[len(x) :]) if guided else (out, None)
 
         return velocity
 
-    @staticmethod
-    def _check(height: int, width: int, frames: int, steps: int) -> None:
-        if height % 16 or width % 16 or min(height, width) < 16:
-            raise UserError(f"size {height}x{width}: height and width must be multiples of 16")
-        if frames % 8 != 1:
-            raise UserError(f"frames {frames}: must be 1 + 8k (9, 17, 25, ...)")
-        if steps < 1:
-            raise UserError(f"steps {steps}: must be at least 1")
+    def check(self, height: int, width: int, frames: int, sampler: Sampler) -> None:
+        """UserError unless the networks can make such a clip with such a sampler."""
+        check_size(height, width)
+        check_frames(frames)
+        channels = self.model.config.latent_channels
+        beyond = [c for c in sampler.dynamic_clamp if c >= channels]
+        if beyond:
+            raise UserError(f"dynamic_clamp: there is no channel {beyond[0]}; the latents have channels 0 to {channels - 1}")
+
+
+def _blocks(clips: np.ndarray, size: tuple[int, int]) -> Iterator[Tensor]:
+    """uint8 [N, T, h, w, 3] -> blocks of video [N, 3, n, H, W] in [-1, 1]."""
+    for start in range(0, clips.shape[1], CHUNK):
+        pixels = torch.from_numpy(fitted(clips[:, start : start + CHUNK], *size))
+        yield pixels.permute(0, 4, 1, 2, 3).float() / 127.5 - 1

@@ -44,10 +44,12 @@ class VideoModel(mlflow.pyfunc.PythonModel):
         return [self._make(request) for request in model_input]
 
     def _make(self, request: GenerateRequest) -> str:
-        first = None if request.image is None else picture(base64.b64decode(request.image))[None]
-        clip = self.generator.generate(
-            [request.prompt], seeds=[request.seed], steps=request.steps, guidance=request.guidance, first_frames=first
-        )[0]
+        from mugv.generation import Given
+        from mugv.recipe.flow import Sampler
+
+        given = Given() if request.image is None else Given(first=picture(base64.b64decode(request.image))[None, None])
+        sampler = Sampler(steps=request.steps, guidance=request.guidance)
+        clip = self.generator.generate([request.prompt], seeds=[request.seed], sampler=sampler, given=given)[0]
         return base64.b64encode(video_bytes(clip, self.generator.fps)).decode()
 
 

@@ -61,7 +61,7 @@ def _generate(ctx: StageContext, generator: Generator, prompts: list[str]) -> tu
     for start in range(0, len(names), 48):
         part = slice(start, start + 48)
         seeds = [ctx.recipe.seed + 50_000 + k for k in range(len(names))][part]
-        z = generator.sample(texts[part], seeds, steps=align.sampler.steps, guidance=align.sampler.guidance)
+        z = generator.sample(texts[part], seeds, sampler=align.sampler)
         latents.append(z)
         pixels.extend(generator.decode(z))
         ctx.progress(min(start + 48, len(names)), len(names), {})

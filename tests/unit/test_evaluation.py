@@ -82,8 +82,8 @@ class Painter:
     def __init__(self, wrong: str = "") -> None:
         self.wrong, self.calls = wrong, []
 
-    def generate(self, prompts, *, size, frames, seeds, steps, guidance, first_frames):
-        self.calls.append(SimpleNamespace(prompts=prompts, seeds=seeds, first_frames=first_frames, steps=steps))
+    def generate(self, prompts, *, size, frames, seeds, sampler, given):
+        self.calls.append(SimpleNamespace(prompts=prompts, seeds=seeds, first=given.first, steps=sampler.steps))
         return np.stack([self.paint(p, size, frames, s) for p, s in zip(prompts, seeds, strict=True)])
 
     def paint(self, prompt, size, frames, seed):
@@ -133,8 +133,8 @@ def test_each_column_asks_for_its_own_combinations(perfect):
 
 
 def test_image_to_video_gets_the_first_frames_and_captions_of_held_out_clips(perfect):
-    calls = [c for c in perfect.painter.calls if c.first_frames is not None]
-    given = np.concatenate([c.first_frames for c in calls])
+    calls = [c for c in perfect.painter.calls if c.first is not None]
+    given = np.concatenate([c.first[:, 0] for c in calls])
     real = column(perfect.found, "real")
     np.testing.assert_array_equal(given, np.stack([clip[0] for clip in real.clips]))
     assert [p for c in calls for p in c.prompts] == real.captions

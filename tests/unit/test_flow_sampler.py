@@ -25,6 +25,11 @@ def test_the_published_timetable_ends_with_a_step_from_226():
     assert times[5] == pytest.approx(float(shift_timestep(torch.tensor(0.8), 7.0156)), abs=1e-3)
 
 
+def test_no_timestep_is_above_1000():
+    """Rounding once put the first one just above, out of the guidance interval."""
+    assert all(timetable(4, 0.01 * k)[0] <= 1000 for k in range(1, 1000))
+
+
 @pytest.mark.parametrize("method", ["euler", "ab2"])
 def test_a_straight_path_is_followed_exactly(method):
     data, noise = torch.randn(1, 2, 2, 2, 2), torch.randn(1, 2, 2, 2, 2)
