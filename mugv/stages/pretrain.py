@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from typing import TYPE_CHECKING
+
 from mugv.stages.base import StageContext
-from mugv.stages.dit_common import describe, final_metrics, previous_model, publish_curve, run_training
+from mugv.stages.dit_common import describe, final_metrics, is_main, previous_model, publish_curve, run_training
+
+if TYPE_CHECKING:
+    from mugv.dit.model import MugDiT
+    from mugv.recipe.schema import Expansion
+
+logger = logging.getLogger(__name__)
 
 
 def run(ctx: StageContext) -> dict[str, float]:
@@ -33,17 +42,25 @@ def train(ctx: StageContext) -> dict[str, float]:
 
 def _start(ctx: StageContext, divisor: int):  # type: ignore[no-untyped-def]
     """A new network, the previous one, or the previous one widened."""
-    from mugv.dit.expand import expand
     from mugv.training.engine import build_chunks
 
     recipe, stage = ctx.recipe, ctx.recipe.pretrain[ctx.index]
-    if ctx.index == 0:
-        return build_chunks(recipe.dit, recipe.text.width, divisor, recipe.parallel, recipe.seed)
-    narrow, _ = previous_model(ctx)
-    if stage.expand is None:
-        return narrow
-    wide = build_chunks(recipe.dit, recipe.text.width, divisor, recipe.parallel, recipe.seed)
-    weights = {name: parameter for chunk in narrow for name, parameter in chunk.named_parameters()}
+    if ctx.index and stage.expand is None:
+        return previous_model(ctx)[0]
+    chunks = build_chunks(recipe.dit, recipe.text.width, divisor, recipe.parallel, recipe.seed)
+    if stage.expand is not None:
+        _expand(ctx, stage.expand, chunks)
+    return chunks
+
+
+def _expand(ctx: StageContext, settings: Expansion, wide: list[MugDiT]) -> None:
+    """From checkpoint to network, a tensor at a time: each rank reads what it holds, whatever layout wrote it."""
+    from mugv.dit.expand import expand
+    from mugv.training.convert import open_distributed
+
+    narrow = open_distributed(ctx.inputs["previous"] / "model")
     for chunk in wide:
-        expand(weights, chunk, stage.expand.factor, stage.expand.noise_db, recipe.seed)
-    return wide
+        expand(narrow, chunk, settings, ctx.recipe.seed)
+    noise = "no noise" if settings.noise_db is None else f"{settings.noise} noise at {settings.noise_db:g} dB"
+    if is_main():
+        logger.warning("%s: widened by %d, %s; the optimizer starts anew, its state is not expanded", ctx.node, settings.factor, noise)

@@ -1,4 +1,4 @@
-"""One of eight processes of tests/parallel/test_convert_layouts.py: load a checkpoint under each layout and save it again from there."""
+"""One of eight processes of tests/parallel/test_convert_layouts.py: load a checkpoint under each layout and save it from there."""
 
 import sys
 from pathlib import Path
@@ -6,9 +6,15 @@ from pathlib import Path
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from mugv.recipe.schema import Parallel
+from mugv.dit.expand import expand
+from mugv.recipe.models import DiTModel
+from mugv.recipe.schema import Expansion, Parallel
+from mugv.training.convert import open_distributed
+from mugv.training.engine import build_chunks
 from mugv.training.model_io import load_chunks, save_model
 
+NARROW, WIDE = (DiTModel(layers=2, hidden=96 * e, heads=8 * e, latent_channels=4) for e in (1, 2))
+EXPANSION = Expansion(noise_db=20.0)
 LAYOUTS = {
     "tp8": Parallel(world=8, tensor=8),
     "tp8-bf16": Parallel(world=8, tensor=8, precision="bf16"),
@@ -29,6 +35,18 @@ def main(folder: Path) -> None:
         save_model(chunks, folder / name, config)
         dist.barrier()
         parallel_state.destroy_model_parallel()
+    widen(folder)
+
+
+def widen(folder: Path) -> None:
+    """Twice the width under tensor and pipeline parallelism, from the checkpoint that one process wrote."""
+    chunks = build_chunks(WIDE, 16, 1, Parallel(world=8, tensor=2, pipeline=2), 1)
+    for chunk in chunks:
+        expand(open_distributed(folder / "fp32" / "model"), chunk, EXPANSION)
+    if dist.get_rank() == 0:
+        (folder / "wide").mkdir()
+    dist.barrier()
+    save_model(chunks, folder / "wide", {})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""MUG-DiT: counts, conditioning, RoPE, expansion, and megatron's pin."""
+"""MUG-DiT: counts, conditioning, RoPE, and megatron's pin."""
 
 import importlib.metadata
 
@@ -108,32 +108,6 @@ def test_rope_start_and_end_tokens_have_the_published_positions():
     assert torch.equal(table[0, 0], torch.ones(6))
     axis_time = torch.acos(table[0, -1, 4].clamp(-1, 1))
     assert float(axis_time) == pytest.approx(3.0, abs=1e-4)
-
-
-@pytest.mark.parametrize("noise_db", [None, 15.0])
-def test_expansion_keeps_the_function(noise_db):
-    from mugv.dit.expand import expand
-
-    narrow = build_model(TINY, 16, 2, Parallel(), 3).eval()
-    wide = build_model(TINY, 16, 1, Parallel(), 4).eval()
-    expand(dict(narrow.named_parameters()), wide, 2, noise_db)
-    args = (*inputs(), noised())
-    with torch.no_grad():
-        assert float((narrow(*args) - wide(*args)).abs().max()) < 1e-5
-
-
-def test_expansion_noise_breaks_the_symmetry_of_gradients():
-    from mugv.dit.expand import expand
-
-    def halves_equal(noise_db):
-        narrow, wide = build_model(TINY, 16, 2, Parallel(), 3), build_model(TINY, 16, 1, Parallel(), 4)
-        expand(dict(narrow.named_parameters()), wide, 2, noise_db)
-        wide(*inputs(), noised()).square().mean().backward()
-        grad = wide.layers["0"].mlp.linear_fc1.weight.grad
-        return torch.allclose(grad[:96], grad[96:], atol=1e-9)
-
-    assert halves_equal(None)
-    assert not halves_equal(15.0)
 
 
 def test_full_recompute_gives_the_same_gradients():
