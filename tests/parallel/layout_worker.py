@@ -73,7 +73,7 @@ def micro_batches(case: dict, step: int) -> list[FlowBatch]:
 
 
 def gradients(engine: Engine) -> dict[str, torch.Tensor]:
-    """Full gradients by name, before the optimizer changes anything (not under ZeRO, which holds parts)."""
+    """Full gradients of the last step by name (not under ZeRO, where ranks hold parts)."""
     from megatron.core import parallel_state
 
     group, size = parallel_state.get_tensor_model_parallel_group(), parallel_state.get_tensor_model_parallel_world_size()
@@ -90,55 +90,51 @@ def gradients(engine: Engine) -> dict[str, torch.Tensor]:
 
 
 def fingerprints(engine: Engine) -> dict[str, str]:
-    """Digest of each parameter that is the same on all tensor ranks by construction."""
+    """Digest of every parameter that this rank holds; split ones carry the tensor rank in their name."""
+    from megatron.core import parallel_state
+
+    rank = parallel_state.get_tensor_model_parallel_rank()
     return {
-        name: hashlib.sha256(p.detach().float().numpy().tobytes()).hexdigest()
+        f"{name} of tensor rank {rank}" if is_split(p) else name: hashlib.sha256(p.detach().float().numpy().tobytes()).hexdigest()
         for chunk in engine.chunks
         for name, p in chunk.named_parameters()
-        if not is_split(p)
     }
 
 
-def optimizer_settings(case: dict) -> Optimizer:
-    # A large epsilon makes Adam follow the gradient, as SGD with momentum does: zero gradients (cross-attention's key bias) stay still.
-    return Optimizer(learning_rate=0.5, schedule="constant", epsilon=case.get("epsilon", 10.0), clip_gradient=1.0)
+class SGDEngine(Engine):
+    """Plain SGD: Adam would turn rounding noise in gradients that are truly zero (cross-attention's key bias) into whole steps."""
+
+    def _optimizer_config(self):
+        config = super()._optimizer_config()
+        config.optimizer, config.sgd_momentum = "sgd", 0.0
+        return config
 
 
 def run(case: dict, folder: Path) -> None:
     layout = Parallel(world=dist.get_world_size() if dist.is_initialized() else int(os.environ["WORLD_SIZE"]), **case["layout"])
     model = ODD_HEADS if case.get("odd_heads") else MODEL
-    engine = Engine(build_chunks(model, TEXT, 1, layout, 0), optimizer_settings(case), layout)
+    settings = Optimizer(learning_rate=1e-3, schedule="constant", clip_gradient=1.0)
+    kind = SGDEngine if case.get("sgd") else Engine
+    engine = kind(build_chunks(model, TEXT, 1, layout, 0), settings, layout)
     objective = Squared(2 * CLIPS / process_groups.data_rank()[1])
     report: dict = {"losses": [], "norms": []}
     if case.get("load"):
         engine.load(Path(case["load"]))
-    grads: dict[str, torch.Tensor] = {}
+    rate = 0.1 if case.get("sgd") else 1e-3
     first = case.get("first_step", 0)
     for step in range(first, first + case.get("steps", 3)):
-        batches = micro_batches(case, step)
-        if step == first and not layout.distributed_optimizer and case.get("gradients", True):
-            take = engine.optimizer.step
-
-            def keep(take=take):
-                grads.update(gradients(engine))
-                return take()
-
-            engine.optimizer.step = keep
-            metrics = engine.step(batches, objective, 0.5)
-            engine.optimizer.step = take
-        else:
-            metrics = engine.step(batches, objective, 0.5)
+        metrics = engine.step(micro_batches(case, step), objective, rate)
         report["losses"].append(metrics["loss"])
         report["norms"].append(metrics["gradient_norm"])
-        if case.get("save") and step == case["save_after"]:
+        if step == first and case.get("sgd"):
+            # The buffers keep the (clipped) gradients until the next step.
+            torch.save(gradients(engine), folder / f"{case['name']}-{dist.get_rank()}.pt")
+        if step == case.get("save_after"):
             engine.save(Path(case["save"]))
     engine.sync_parameters()
     report["parameters"] = fingerprints(engine)
     report["layers"] = sorted(int(i) for chunk in engine.chunks for i in chunk.layers)
-    rank = dist.get_rank()
-    (folder / f"{case['name']}-{rank}.json").write_text(json.dumps(report))
-    if grads:
-        torch.save(grads, folder / f"{case['name']}-{rank}.pt")
+    (folder / f"{case['name']}-{dist.get_rank()}.json").write_text(json.dumps(report))
     dist.barrier()
 
 
