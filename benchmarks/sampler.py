@@ -1,6 +1,7 @@
 """Time of sampling outside the network: `python -m benchmarks.sampler`.
 
-Width 144, 4 layers, 25 steps, guidance, clips of 3 x 8 x 8 latents. Everything but the network's forward counts as outside: noise, text encoding and projection, the timetable, guidance, the step itself.
+Width 144, 4 layers, 25 steps, guidance, clips of 3 x 8 x 8 latents. Everything but the network's forward counts as outside:
+noise, text encoding and projection, the timetable, guidance, the step itself.
 """
 
 from __future__ import annotations
