@@ -5,7 +5,7 @@ Sizes are pixels, times seconds, learning rates per step, unless a name says oth
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -182,6 +182,17 @@ class Expansion(Part):
     """Signal-to-noise ratio of the perturbation in dB; unset: none, and copies of a channel never part."""
     noise: Literal["symmetric", "plain"] = "symmetric"
     """symmetric: cancels over the copies of a channel, the function is kept; plain: independent, as HyperCloning."""
+
+
+LoRATarget = Literal["linear_qkv", "linear_proj", "linear_kv", "linear_q", "linear_fc1", "linear_fc2"]
+
+
+class LoRA(Part):
+    """Low-rank adapters beside frozen linears of the blocks (mug-v 6.3): W + alpha / rank B A, with A normal and B zero at first."""
+
+    rank: Positive = 64
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    targets: Annotated[tuple[LoRATarget, ...], Field(min_length=1)] = get_args(LoRATarget)
 
 
 class TrainStage(Part):
