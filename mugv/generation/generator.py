@@ -27,6 +27,8 @@ from mugv.vae import VideoVAE, load_vae
 
 Progress = Callable[[int, int, dict[str, float]], None]
 PUBLISHED, TEXT_ALONE = Sampler(), Given()
+PIXELS_A_BATCH = 1 << 21
+"""Frames x height x width of the clips that are sampled at once, at most; one clip at least, 48 at most."""
 
 
 class Generator:
@@ -57,14 +59,16 @@ class Generator:
         sampler: Sampler = PUBLISHED,
         given: Given = TEXT_ALONE,
         negative: str | None = None,
-        batch: int = 48,
+        batch: int | None = None,
         progress: Progress | None = None,
     ) -> np.ndarray:
         """Clips uint8 [N, T, H, W, 3]; T = 1: pictures. `seeds`: one for each prompt, or one for all.
 
         size in pixels and frames 1 + 8k (default: the checkpoint's). `negative`: what guidance leads away from, in place of the empty
-        text that training drops captions to. Raises UserError for what the networks cannot do.
+        text that training drops captions to. `batch`: clips at once, which does not change them (default: by their size).
+        Raises UserError for what the networks cannot do.
         """
+        batch = batch or self.batch_size(size, frames)
         seeds = list(seeds) * len(prompts) if len(seeds) == 1 else list(seeds)
         made = []
         for start in range(0, len(prompts), batch):
@@ -124,6 +128,11 @@ class Generator:
             done += block.shape[2]
         given.paste(pixels)
         return pixels
+
+    def batch_size(self, size: tuple[int, int] | None = None, frames: int | None = None) -> int:
+        """How many clips fit in one batch, by their pixels (default: the checkpoint's)."""
+        height, width = size or self.size
+        return max(1, min(48, PIXELS_A_BATCH // max(1, height * width * (frames or self.frames))))
 
     def _velocity(self, prompts: Sequence[str], noised_BT: Tensor, sampler: Sampler, negative: str | None) -> Velocity:
         """Both branches of a guided step are one network call. Text is encoded and projected once, here."""

@@ -58,13 +58,14 @@ def _generate(ctx: StageContext, generator: Generator, prompts: list[str]) -> tu
     texts = [p for p in prompts for _ in range(align.candidates)]
     latents: list[torch.Tensor] = []
     pixels: list[np.ndarray] = []
-    for start in range(0, len(names), 48):
-        part = slice(start, start + 48)
+    batch = generator.batch_size()
+    for start in range(0, len(names), batch):
+        part = slice(start, start + batch)
         seeds = [ctx.recipe.seed + 50_000 + k for k in range(len(names))][part]
         z = generator.sample(texts[part], seeds, sampler=align.sampler)
         latents.append(z)
         pixels.extend(generator.decode(z))
-        ctx.progress(min(start + 48, len(names)), len(names), {})
+        ctx.progress(min(start + batch, len(names)), len(names), {})
     return names, texts, torch.cat(latents) if latents else torch.zeros(0), pixels
 
 

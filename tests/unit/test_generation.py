@@ -198,6 +198,11 @@ def test_i15_a_clip_does_not_depend_on_its_neighbours(generator):
     assert np.abs(in_parts.astype(int) - generator.generate(prompts, seeds=seeds, frames=9, sampler=QUICK)).max() <= 1
 
 
+def test_large_clips_come_one_at_a_time_and_small_ones_together(generator):
+    assert generator.batch_size((720, 1280), 105) == 1
+    assert generator.batch_size((48, 48), 17) == 48
+
+
 def test_i5_the_checkpoint_s_fps_is_the_one_the_network_hears(calls, generator):
     generator.generate(["a"], frames=9, sampler=QUICK)
     assert all(fps.tolist() == [12.0, 12.0] for fps in calls["fps"])
