@@ -1,0 +1,87 @@
+"""One process of tests/parallel/test_lora_layouts.py: `lora_worker.py cases.json folder`, adapters trained under each case's layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from layout_worker import CLIPS, MODEL, TEXT, SGDEngine, Squared, fill_biases_and_norms, fingerprints, micro_batches
+
+from mugv.dit.lora import attach, is_adapter
+from mugv.dit.sharding import full_shape, is_split, shard
+from mugv.recipe.schema import LoRA, Optimizer, Parallel
+from mugv.training import process_groups
+from mugv.training.adapters import save_adapter
+from mugv.training.engine import build_chunks
+
+SETTINGS = LoRA(rank=4, alpha=8.0)
+
+
+@torch.no_grad()
+def fill_factors(chunks) -> None:
+    """B is zero at first, which would hide every gradient of A."""
+    for chunk in chunks:
+        for name, parameter in chunk.named_parameters():
+            if name.endswith(".lora.b.weight"):
+                generator = torch.Generator().manual_seed(len(name))
+                parameter.copy_(shard(torch.randn(full_shape(parameter), generator=generator) * 0.1, parameter))
+
+
+def gradients(engine: SGDEngine) -> dict[str, torch.Tensor]:
+    """Full gradients of the adapters that this rank holds."""
+    from megatron.core import parallel_state
+
+    group, size = parallel_state.get_tensor_model_parallel_group(), parallel_state.get_tensor_model_parallel_world_size()
+    found = {}
+    for chunk in engine.chunks:
+        for name, parameter in chunk.named_parameters():
+            if not is_adapter(name):
+                continue
+            value = parameter.main_grad.clone()
+            if is_split(parameter):
+                parts = [torch.empty_like(value) for _ in range(size)]
+                dist.all_gather(parts, value, group=group)
+                value = torch.cat(parts, parameter.partition_dim)
+            found[name] = value
+    return found
+
+
+def run(case: dict, folder: Path) -> None:
+    layout = Parallel(world=int(os.environ["WORLD_SIZE"]), **case["layout"])
+    chunks = build_chunks(MODEL, TEXT, 1, layout, 0)
+    fill_biases_and_norms(chunks)
+    for chunk in chunks:
+        attach(chunk, SETTINGS, seed=1)
+    fill_factors(chunks)
+    engine = SGDEngine(chunks, Optimizer(learning_rate=1e-3), layout)
+    before = fingerprints(engine)
+    objective = Squared(2 * CLIPS / process_groups.data_rank()[1])
+    metrics = [engine.step(micro_batches(case, step), objective, 0.1) for step in range(3)]
+    found = gradients(engine)
+    after = fingerprints(engine)
+    report = {
+        "losses": [m["loss"] for m in metrics],
+        "norms": [m["gradient_norm"] for m in metrics],
+        "parameters": after,
+        "base_moved": [name for name in after if not is_adapter(name) and after[name] != before[name]],
+    }
+    torch.save(found, folder / f"{case['name']}-{dist.get_rank()}.pt")
+    (folder / f"{case['name']}-{dist.get_rank()}.json").write_text(json.dumps(report))
+    save_adapter(chunks, folder / case["name"], SETTINGS)
+
+
+def main(cases: Path, folder: Path) -> None:
+    from megatron.core import parallel_state
+
+    torch.set_num_threads(1)
+    for case in json.loads(cases.read_text()):
+        run(case, folder)
+        parallel_state.destroy_model_parallel()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
