@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from mugv.cli.common import CaptionsOption, RecipeOption, SetOption, StateOption, VideosOption, open_console, read_recipe, state_folder
 
@@ -21,6 +23,7 @@ CPU_FLOPS = 2e10
 """FLOP/s of a training step of configs/tiny.yaml, seen on two busy cores: good for the order of magnitude."""
 GPU_FLOPS = 0.35 * 989e12
 """FLOP/s of one H100 at 35 % of its bf16 peak."""
+GPU_MEMORY = 80e9
 
 TO_RUN = ("miss", "unknown")
 
@@ -41,22 +44,34 @@ def plan(
     videos: VideosOption = None,
     captions: CaptionsOption = None,
     state: StateOption = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Propose layouts of that many GPUs instead.")] = None,
+    gpu_memory: Annotated[float, typer.Option(min=1, help="With --gpus: GB (10^9 bytes) of one GPU.")] = 80,
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="With --gpus.")] = 8,
+    mfu: Annotated[float, typer.Option(min=0.01, max=1, help="With --gpus: share of its peak that a GPU reaches computing.")] = 0.40,
+    epoch: Annotated[int, typer.Option(min=1, help="With --gpus: clips of an epoch.")] = 1_000_000,
 ) -> None:
-    """The stages, hit or miss, parameters, tokens, FLOPs, memory, expected time."""
+    """The stages, hit or miss, parameters, tokens, FLOPs, memory, expected time. With --gpus: parallel layouts that fit."""
     from rich.table import Table
 
     from mugv.stages.graph import build_graph
 
     resolved = read_recipe(recipe, changes, videos, captions)
+    if gpus is not None:
+        from mugv.cli.plan_layouts import print_layouts
+        from mugv.training.layouts import Cluster
+
+        print_layouts(open_console(), resolved, Cluster(gpus, gpu_memory * 1e9, gpus_per_node, mfu), epoch)
+        return
     folder = state_folder(state)
     nodes = build_graph(resolved)
     status = _status(resolved, nodes, folder)
     table = Table("stage", "cache", "parameters", "tokens", "FLOPs", "memory/rank", "time", box=None, pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"
-    total = 0.0
+    total, fullest = 0.0, 0.0
     for name, node, count in _rows(nodes, status):
         cost = node_cost(resolved, node)
+        fullest = max(fullest, cost.memory)
         seconds, how = expected_seconds(resolved, node, cost, folder)
         total += seconds * count if status[node.name] in TO_RUN else 0.0
         table.add_row(name, status[node.name], *_cells(cost), f"{how}{_time(seconds)}" if seconds else "")
@@ -64,6 +79,11 @@ def plan(
     console.print(table)
     _print_models(console, resolved)
     misses = sum(s in TO_RUN for s in status.values())
+    if resolved.resources.train.gpus and fullest > GPU_MEMORY:
+        console.print(
+            f"parallel: a rank needs {fullest / 1e9:.0f} GB, more than a GPU of {GPU_MEMORY / 1e9:g} GB;"
+            f" `mugv plan --gpus {resolved.parallel.world}` proposes layouts that fit"
+        )
     console.print(f"{misses} of {len(nodes)} stages would run, about {_time(total)}; = measured here, ~ estimated from FLOPs")
 
 
@@ -92,16 +112,18 @@ def _status(recipe: Recipe, nodes: list[Node], state: Path) -> dict[str, str]:
 
 def node_cost(recipe: Recipe, node: Node) -> Cost:
     """Parameters, tokens, FLOPs and memory of the stages that train or generate."""
-    from mugv.training.flops import stage_cost, stage_divisor
+    from mugv.training.flops import stage_divisor
 
     if node.stage == "pretrain":
-        found = stage_cost(recipe, recipe.pretrain[node.index], stage_divisor(recipe, node.index))
-        return Cost(found.parameters, found.tokens, found.flops, found.memory_bytes)
+        return _training_cost(recipe, recipe.pretrain[node.index], stage_divisor(recipe, node.index))
     if node.stage == "sft" and recipe.sft:
-        found = stage_cost(recipe, recipe.sft)
-        return Cost(found.parameters, found.tokens, found.flops, found.memory_bytes)
+        return _training_cost(recipe, recipe.sft)
     if node.stage == "align" and recipe.align:
-        return _align_cost(recipe, node.index)
+        round_ = recipe.align.rounds[node.index]
+        # A preference step runs the network and its frozen reference: four forwards' worth of FLOPs for each clip instead of three.
+        like = _last_stage(recipe).model_copy(update={"steps": round_.steps, "batch": round_.batch, "average_decay": 0.0})
+        cost = _training_cost(recipe, like, copies=1)
+        return replace(cost, flops=cost.flops * 4 / 3)
     if node.stage in ("candidates", "evaluate"):
         return _sampling_cost(recipe, node.stage)
     if node.stage == "train_vae":
@@ -111,24 +133,21 @@ def node_cost(recipe: Recipe, node: Node) -> Cost:
     return Cost()
 
 
+def _training_cost(recipe: Recipe, stage: TrainStage, divisor: int = 1, copies: int = 0) -> Cost:
+    from mugv.training.flops import stage_cost
+    from mugv.training.memory import recipe_memory
+
+    found = stage_cost(recipe, stage, divisor)
+    return Cost(found.parameters, found.tokens, found.flops, recipe_memory(recipe, stage, found.video, divisor, copies).total)
+
+
 def _last_stage(recipe: Recipe) -> TrainStage:
     return recipe.sft or recipe.pretrain[-1]
 
 
-def _align_cost(recipe: Recipe, index: int) -> Cost:
-    """A preference step runs the network and its frozen reference: four forwards' worth of FLOPs for each clip instead of three."""
-    from mugv.training.flops import stage_cost
-
-    assert recipe.align is not None
-    this = recipe.align.rounds[index]
-    like = _last_stage(recipe).model_copy(update={"steps": this.steps, "batch": this.batch})
-    found = stage_cost(recipe, like)
-    return Cost(found.parameters, found.tokens, found.flops * 4 / 3, found.memory_bytes)
-
-
 def _sampling_cost(recipe: Recipe, stage: str) -> Cost:
     """Forward passes of the sampler, two a step under guidance."""
-    from mugv.training.flops import dit_parameters, forward_flops, tokens
+    from mugv.training.flops import caption_tokens, dit_parameters, forward_flops, tokens
 
     if stage == "candidates":
         assert recipe.align is not None
@@ -137,9 +156,8 @@ def _sampling_cost(recipe: Recipe, stage: str) -> Cost:
         clips, sampler = 3 * recipe.evaluate.clips, recipe.evaluate.sampler
     shape = _last_stage(recipe)
     sequence = tokens(recipe.dit, shape.size, shape.frames)
-    words = min(recipe.text.max_tokens, 8) if recipe.text.kind == "hashed" else recipe.text.max_tokens
     passes = clips * sampler.steps * (2 if sampler.guidance != 1 else 1)
-    flops = passes * forward_flops(recipe.dit, recipe.text.width, sequence, words)
+    flops = passes * forward_flops(recipe.dit, recipe.text.width, sequence, caption_tokens(recipe))
     return Cost(dit_parameters(recipe.dit, recipe.text.width), float(passes) * sequence, flops)
 
 
@@ -161,7 +179,7 @@ def _cells(cost: Cost) -> list[str]:
         f"{cost.parameters:,}" if cost.parameters else "",
         _short(cost.tokens),
         _short(cost.flops),
-        f"{cost.memory / 2**30:.2f} GiB" if cost.memory else "",
+        f"{cost.memory / 1e9:.2f} GB" if cost.memory else "",
     ]
 
 

@@ -1,16 +1,71 @@
-"""What a run costs, from shapes alone: parameters, tokens, FLOPs, memory. Plain arithmetic; nothing is built. Facts 4.2, 4.7.
+"""FLOPs, tokens and parameters of a DiT, from shapes alone: plain arithmetic, nothing is built. Facts 4.2, 4.7, 7.5.
 
-FLOPs count a multiply-add as two and training as three forwards; recomputation earns no credit.
+A multiply-add counts as two. Only matrix products count: norms, RoPE, activations and the optimizer do not. Training is three forwards;
+what a recomputation repeats earns no credit in MFU and is added in HFU.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 from mugv.recipe.models import DiTModel
-from mugv.recipe.schema import Parallel, Recipe, TrainStage
+from mugv.recipe.schema import Recipe, TrainStage
 
-_BYTES = {"fp32": 4, "bf16": 2}
+H100_PEAK = 989e12
+"""Dense bf16 FLOP/s of one H100 SXM."""
+FREQUENCY_WIDTH = 256
+"""Width of the sinusoids of timestep and fps."""
+HASHED_WORDS = 8
+"""Text tokens of a caption where the encoder is the hashed one, whose captions are short."""
+
+
+class Clip(NamedTuple):
+    """Tokens of one clip (start and end token included) and of its text, without padding."""
+
+    tokens: int
+    text: int
+
+
+@dataclass(frozen=True)
+class Flops:
+    """One forward pass by part. The first five are the blocks; `ends` is patch embedding, final layer, scalar and text embedders."""
+
+    self_linear: float = 0.0
+    self_attention: float = 0.0
+    cross_linear: float = 0.0
+    cross_attention: float = 0.0
+    mlp: float = 0.0
+    ends: float = 0.0
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __mul__(self, factor: float) -> Flops:
+        return Flops(*(a * factor for a in astuple(self)))
+
+    @property
+    def blocks(self) -> float:
+        return self.forward - self.ends
+
+    @property
+    def attention(self) -> float:
+        """Scores and values of both attentions, without their linears."""
+        return self.self_attention + self.cross_attention
+
+    @property
+    def forward(self) -> float:
+        return sum(astuple(self))
+
+    @property
+    def training(self) -> float:
+        """Forward and backward: what MFU counts."""
+        return 3 * self.forward
+
+    def hardware(self, recompute: str) -> float:
+        """`training` and what the mode repeats: `full` the blocks' forward, `selective` elementwise work alone, so nothing."""
+        return self.training + (self.blocks if recompute == "full" else 0.0)
 
 
 def dit_parameters(model: DiTModel, text_width: int, divisor: int = 1) -> int:
@@ -21,24 +76,54 @@ def dit_parameters(model: DiTModel, text_width: int, divisor: int = 1) -> int:
     block = 2 * attention + 2 * h + (2 * r * h * h + (r + 1) * h) + 6 * h + 4 * model.head_dim
     patch_in = model.latent_channels * model.patch**2
     patch_out = patch_in * (2 if model.learned_sigma else 1)
-    scalars = 2 * (256 * h + h + h * h + h) + 6 * h * h + 6 * h
+    scalars = 2 * (FREQUENCY_WIDTH * h + h + h * h + h) + 6 * h * h + 6 * h
     text = text_width * h + h + h * h + h
     return model.layers * block + (patch_in + 1) * h + scalars + text + 2 * h + (patch_out * h + patch_out) + 2 * h
 
 
 def tokens(model: DiTModel, size: tuple[int, int], frames: int) -> int:
-    """Tokens of a clip: latent frames x patches, plus start and end."""
+    """Tokens of a clip: latent frames x patches, plus start and end. `size` in pixels."""
     return (1 + frames // 8) * (size[0] // (8 * model.patch)) * (size[1] // (8 * model.patch)) + 2
 
 
+def clip_flops(model: DiTModel, text_width: int, clip: Clip, divisor: int = 1) -> Flops:
+    """Forward pass of one clip: full self-attention, cross-attention to its own text, nothing for padding."""
+    h, n, s, c = model.hidden // divisor, model.layers, clip.tokens, clip.text
+    patch_in = model.latent_channels * model.patch**2
+    patch_out = patch_in * (2 if model.learned_sigma else 1)
+    scalars = 3 * (FREQUENCY_WIDTH * h + h * h) + 2 * 6 * h * h  # the timestep, timestep 0, fps; the modulation of both timesteps
+    ends = ((s - 2) * patch_in + s * patch_out) * h + scalars + c * (text_width * h + h * h)  # the head runs over all tokens
+    return Flops(
+        self_linear=n * 2.0 * s * 4 * h * h,
+        self_attention=n * 4.0 * s * s * h,
+        cross_linear=n * 2.0 * (s * 2 * h * h + c * 2 * h * h),
+        cross_attention=n * 4.0 * s * c * h,
+        mlp=n * 2.0 * s * 2 * model.mlp_ratio * h * h,
+        ends=2.0 * ends,
+    )
+
+
+def step_flops(model: DiTModel, text_width: int, clips: Iterable[Clip], divisor: int = 1) -> Flops:
+    """Forward pass of a step's clips, batched or packed: a clip attends to itself alone, so the parts add up."""
+    return sum((clip_flops(model, text_width, clip, divisor) for clip in clips), Flops())
+
+
 def forward_flops(model: DiTModel, text_width: int, sequence: int, text_tokens: int, divisor: int = 1) -> float:
-    """FLOPs of one clip's forward pass: linears, full self-attention, cross-attention with the true text length."""
-    h, s, c = model.hidden // divisor, sequence, text_tokens
-    block = 2 * s * h * h * (4 + 2 + 2 * model.mlp_ratio) + 2 * c * 2 * h * h + 4 * s * s * h + 4 * s * c * h
-    patch = model.latent_channels * model.patch**2
-    ends = 2 * (s - 2) * patch * h + 2 * s * patch * (2 if model.learned_sigma else 1) * h
-    conditioning = 2 * c * (text_width * h + h * h) + 2 * 2 * (256 * h + h * h) * 2 + 2 * 2 * 6 * h * h
-    return model.layers * block + ends + conditioning
+    """FLOPs of one clip's forward pass."""
+    return clip_flops(model, text_width, Clip(sequence, text_tokens), divisor).forward
+
+
+class Utilisation(NamedTuple):
+    """Shares of the peak: `mfu` counts the model's own FLOPs, `hfu` what was executed."""
+
+    mfu: float
+    hfu: float
+
+
+def utilisation(step: Flops, seconds: float, ranks: int, recompute: str = "none", peak: float = H100_PEAK) -> Utilisation:
+    """Of a training step: `step` is the forward pass of all its clips on all ranks, `peak` FLOP/s of one rank."""
+    available = seconds * ranks * peak
+    return Utilisation(step.training / available, step.hardware(recompute) / available)
 
 
 @dataclass(frozen=True)
@@ -46,11 +131,16 @@ class StageCost:
     """Cost of one DiT training stage."""
 
     parameters: int
-    tokens_per_clip: int
     tokens: float
-    flops: float
-    memory_bytes: float
-    """Peak of one rank: weights, gradients, optimizer, activations (an estimate)."""
+    video: Clip
+    """The longest clip."""
+    sample: Flops
+    """Forward pass of one clip, the mean over images and videos."""
+    clips: int
+
+    @property
+    def flops(self) -> float:
+        return self.clips * self.sample.training
 
 
 def stage_divisor(recipe: Recipe, index: int) -> int:
@@ -61,36 +151,18 @@ def stage_divisor(recipe: Recipe, index: int) -> int:
     return divisor
 
 
-def stage_cost(recipe: Recipe, stage: TrainStage, divisor: int = 1, text_tokens: int | None = None) -> StageCost:
-    """Cost of a stage; `text_tokens` defaults to the encoder's maximum, at most 8 for the hashed one's short captions."""
-    model, text = recipe.dit, recipe.text
-    words = text_tokens or (min(text.max_tokens, 8) if text.kind == "hashed" else text.max_tokens)
-    sequence = tokens(model, stage.size, stage.frames)
-    per_clip = 3 * forward_flops(model, text.width, sequence, words, divisor)
+def caption_tokens(recipe: Recipe) -> int:
+    """Text tokens that a plan counts for a caption: the encoder's maximum; a training step counts the true ones."""
+    text = recipe.text
+    return min(text.max_tokens, HASHED_WORDS) if text.kind == "hashed" else text.max_tokens
+
+
+def stage_cost(recipe: Recipe, stage: TrainStage, divisor: int = 1) -> StageCost:
+    """Cost of a stage; images (single frames) count with their mean share over the stage."""
+    model, words = recipe.dit, caption_tokens(recipe)
+    video, image = (Clip(tokens(model, stage.size, frames), words) for frames in (stage.frames, 1))
+    share = sum(getattr(stage, "image_fraction", (0.0, 0.0))) / 2
+    both = [clip_flops(model, recipe.text.width, clip, divisor) * weight for clip, weight in ((video, 1 - share), (image, share))]
     clips = stage.steps * stage.batch
-    parameters = dit_parameters(model, text.width, divisor)
-    memory = rank_memory(recipe, parameters, sequence, stage.batch, divisor)
-    return StageCost(parameters, sequence, float(clips) * sequence, clips * per_clip, memory)
-
-
-def rank_memory(recipe: Recipe, parameters: int, sequence: int, batch: int, divisor: int) -> float:
-    """Bytes on one rank: weights and fp32 gradients, Adam moments (and fp32 masters for bf16), activations of one micro-batch."""
-    layout = recipe.parallel
-    split = layout.tensor * layout.pipeline
-    optimizer = 8 + (4 if layout.precision == "bf16" else 0)
-    shard = layout.data if layout.distributed_optimizer else 1
-    weights = parameters / split * (_BYTES[layout.precision] + 4 + optimizer / shard)
-    return weights + activation_bytes(recipe.dit, layout, sequence, _micro_batch(recipe, batch), divisor)
-
-
-def activation_bytes(model: DiTModel, layout: Parallel, sequence: int, micro_batch: int, divisor: int) -> float:
-    """About 34 values of width h a token and layer are kept for backward; full recompute keeps the layer input alone."""
-    h = model.hidden // divisor
-    kept = 1 if layout.recompute == "full" else 26 + 2 * model.mlp_ratio
-    local = sequence / layout.context / (layout.tensor if layout.sequence_parallel or layout.recompute == "none" else 1)
-    return local * micro_batch * h * kept * model.layers / layout.pipeline * _BYTES[layout.precision]
-
-
-def _micro_batch(recipe: Recipe, batch: int) -> int:
-    local = max(1, batch // recipe.parallel.data)
-    return local if recipe.resources.train.gpus == 0 else 1
+    mean_tokens = (1 - share) * video.tokens + share * image.tokens
+    return StageCost(dit_parameters(model, recipe.text.width, divisor), clips * mean_tokens, video, both[0] + both[1], clips)
