@@ -27,6 +27,11 @@ class DiTConfig(TransformerConfig):
     frequency_width: int = 256
     """Width of the sinusoid of timestep and fps."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.virtual_pipeline_model_parallel_size and not self.overlap_p2p_comm:
+            raise ValueError("interleaved pipelining without overlap_p2p_comm gives wrong gradients in megatron-core 0.16.1; set it")
+
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads

@@ -21,6 +21,9 @@ def check_recipe(recipe: Recipe) -> None:
         raise ValueError(f"pretrain: stage names must differ, got {names}")
     for key, stage in stages:
         _check_stage(recipe, key, stage)
+        _check_micro_batches(recipe, key, stage.batch, any(getattr(stage, "image_fraction", ())))
+    for i, round_ in enumerate(recipe.align.rounds if recipe.align else ()):
+        _check_micro_batches(recipe, f"align.rounds.{i}", round_.batch, images=False)
 
 
 def _check_channels(recipe: Recipe) -> None:
@@ -31,11 +34,44 @@ def _check_channels(recipe: Recipe) -> None:
 
 
 def _check_layout(recipe: Recipe) -> None:
+    layout, model = recipe.parallel, recipe.dit
+    widest = 1
+    for stage in recipe.pretrain:
+        widest *= stage.expand.factor if stage.expand else 1
+    for heads in {model.heads, model.heads // widest}:
+        if heads % layout.tensor:
+            raise ValueError(f"parallel.tensor {layout.tensor} does not divide dit.heads {heads}{_before(heads, model.heads)}")
+        if layout.context_method == "ulysses" and heads // layout.tensor % layout.context:
+            raise ValueError(
+                f"parallel.context {layout.context} does not divide the {heads // layout.tensor} heads of a tensor rank"
+                f"{_before(heads, model.heads)}: context_method must be gather or auto"
+            )
+    parts = layout.pipeline * layout.virtual_pipeline
+    if model.layers % parts:
+        raise ValueError(
+            f"parallel: pipeline {layout.pipeline} x virtual_pipeline {layout.virtual_pipeline} does not divide {model.layers} layers"
+        )
+
+
+def _before(heads: int, final: int) -> str:
+    return "" if heads == final else " before the expansions"
+
+
+def _check_micro_batches(recipe: Recipe, key: str, clips: int, images: bool) -> None:
+    """Interleaved pipelining runs micro-batches in groups of the pipeline's size (megatron refuses other counts)."""
     layout = recipe.parallel
-    if recipe.dit.heads % layout.tensor:
-        raise ValueError(f"parallel.tensor {layout.tensor} does not divide dit.heads {recipe.dit.heads}")
-    if recipe.dit.layers % layout.pipeline:
-        raise ValueError(f"parallel.pipeline {layout.pipeline} does not divide dit.layers {recipe.dit.layers}")
+    if layout.virtual_pipeline == 1:
+        return
+    local = clips // layout.data
+    if images and not layout.pack:
+        raise ValueError(
+            f"{key}.image_fraction: with virtual_pipeline {layout.virtual_pipeline}, images and videos need parallel.pack: true"
+        )
+    if layout.micro_batch is None or local % (layout.micro_batch * layout.pipeline):
+        raise ValueError(
+            f"{key}.batch {clips}: {local} clips a rank in micro-batches of {layout.micro_batch or local} (parallel.micro_batch) "
+            f"must be a multiple of pipeline {layout.pipeline} micro-batches for virtual_pipeline {layout.virtual_pipeline}"
+        )
 
 
 def _check_widths(recipe: Recipe) -> None:

@@ -39,8 +39,8 @@ class FlowBatch:
     def __len__(self) -> int:
         return len(self.timestep)
 
-    def select(self, clips: slice) -> FlowBatch:
-        """Some of the clips."""
+    def select(self, clips: slice | Tensor) -> FlowBatch:
+        """Some of the clips; by index only when batched."""
         return FlowBatch(**{f.name: getattr(self, f.name)[clips] for f in fields(self)})
 
     @property

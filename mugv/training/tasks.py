@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,7 @@ class PreferenceTask:
         self.reference = [frozen_copy(chunk) for chunk in as_chunks(model)]
         self.engine = Engine(model, round_.optimizer, layout)
         self.preferences, self.real, self.round, self.seed = preferences, real, round_, seed
+        self.micro_batch = layout.micro_batch
         self.rank, self.world = process_groups.data_rank()
 
     @property
@@ -130,26 +132,37 @@ class PreferenceTask:
         rate = learning_rate(self.round.optimizer, step, self.round.steps)
         batch, passed = self.preferences.batch(self.round.method, step, self.round.batch, self.seed, self.rank, self.world)
         real = self.real.batch(step, self.round.batch, self.seed, self.rank, self.world)
-        reference = _ReferenceLosses()
+        parts = self._pairs(batch, passed)
+        reference = _ReferenceLosses(len(parts))
         with torch.no_grad():
-            run_schedule(self.reference, [batch], reference, forward_only=True)
-        return self.engine.step([(batch, passed, reference.found), (real, None, [])], self, rate)
+            run_schedule(self.reference, list(enumerate(parts)), reference, forward_only=True)
+        own = [_Compared(part, mine, reference.found[i], len(part) / len(batch)) for i, (part, mine) in enumerate(parts)]
+        size = self.micro_batch or len(real)
+        kept = [real.select(slice(i, i + size)) for i in range(0, len(real), size)]
+        return self.engine.step([*own, *(_Compared(part, None, [], len(part) / len(real)) for part in kept)], self, rate)
 
-    def forward(self, model: MugDiT, micro_batch: tuple[FlowBatch, Tensor | None, list[Tensor]]) -> Any:
-        return predict(model, micro_batch[0])
+    def _pairs(self, batch: FlowBatch, passed: Tensor) -> list[tuple[FlowBatch, Tensor]]:
+        """Micro-batches that hold as many good clips as bad ones; KTO's reference point is then that of a micro-batch."""
+        half = len(batch) // 2
+        size = max(1, self.micro_batch // 2) if self.micro_batch else half
+        chosen = [torch.cat([torch.arange(i, min(i + size, half)) + offset for offset in (0, half)]) for i in range(0, half, size)]
+        return [(batch.select(clips), passed[clips]) for clips in chosen]
 
-    def loss(self, velocity: Any, micro_batch: tuple[FlowBatch, Tensor | None, list[Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
-        batch, passed, reference = micro_batch
-        each = losses(velocity, batch)
+    def forward(self, model: MugDiT, micro_batch: _Compared) -> Any:
+        return predict(model, micro_batch.clips)
+
+    def loss(self, velocity: Any, micro_batch: _Compared) -> tuple[Tensor, dict[str, Tensor]]:
+        each, passed = losses(velocity, micro_batch.clips), micro_batch.passed
         if passed is None:
-            return each.mean() * self.round.sft_weight, {"flow_loss": each.detach().mean()}
-        delta = each - reference[0]
+            return each.mean() * self.round.sft_weight * micro_batch.weight, {"flow_loss": each.detach().mean()}
+        delta = each - micro_batch.reference[0]
         if self.round.method == "kto":
             loss = kto_loss(delta, passed, self.round.beta)
         else:
             loss = dpo_loss(delta[passed], delta[~passed], self.round.beta)
         margin = delta[~passed].mean() - delta[passed].mean()
-        return loss, {f"{self.round.method}_loss": loss.detach(), "reward_margin": self.round.beta * margin.detach()}
+        metrics = {f"{self.round.method}_loss": loss.detach(), "reward_margin": self.round.beta * margin.detach()}
+        return loss * micro_batch.weight, metrics
 
     def save(self, folder: Path, asynchronous: bool = False) -> list[Save]:
         return self.engine.save(folder, asynchronous)
@@ -158,15 +171,28 @@ class PreferenceTask:
         self.engine.load(folder)
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """A micro-batch of a preference round: candidates with the reference's losses, or real clips (`passed` unset)."""
+
+    clips: FlowBatch
+    passed: Tensor | None
+    reference: list[Tensor]
+    """The frozen network's loss of each clip, on the ranks where the velocity comes out; elsewhere empty."""
+    weight: float
+
+
 class _ReferenceLosses:
     """Objective of the frozen network: keeps each clip's loss, on the ranks where the velocity comes out."""
 
-    def __init__(self) -> None:
-        self.found: list[Tensor] = []
+    def __init__(self, parts: int) -> None:
+        self.found: list[list[Tensor]] = [[] for _ in range(parts)]
 
-    def forward(self, model: MugDiT, micro_batch: FlowBatch) -> Any:
-        return predict(model, micro_batch)
+    def forward(self, model: MugDiT, micro_batch: tuple[int, tuple[FlowBatch, Tensor]]) -> Any:
+        return predict(model, micro_batch[1][0])
 
-    def loss(self, velocity: Any, micro_batch: FlowBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        self.found.append(losses(velocity, micro_batch))
-        return self.found[-1].mean(), {}
+    def loss(self, velocity: Any, micro_batch: tuple[int, tuple[FlowBatch, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
+        index, (clips, _) = micro_batch
+        found = losses(velocity, clips)
+        self.found[index].append(found)
+        return found.mean(), {}

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from mugv.dit.sharding import is_split
+from mugv.dit.model import MugDiT
+from mugv.dit.sharding import full_shape, is_split, shard
 from mugv.flow.path import sample_timesteps
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Optimizer, Parallel
@@ -101,6 +102,19 @@ def fingerprints(engine: Engine) -> dict[str, str]:
     }
 
 
+@torch.no_grad()
+def fill_biases_and_norms(chunks: list[MugDiT]) -> None:
+    """Biases start at zero and norm weights at one, which would hide that they are split or summed wrongly: draw them too."""
+    for chunk in chunks:
+        for name, parameter in chunk.named_parameters():
+            generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big"))
+            value = torch.rand(full_shape(parameter), generator=generator)
+            if "layernorm" in name and name.endswith("weight"):
+                parameter.copy_(shard(1 + 0.2 * value, parameter))
+            elif name.startswith("layers.") and name.endswith("bias"):
+                parameter.copy_(shard(0.04 * value - 0.02, parameter))
+
+
 class SGDEngine(Engine):
     """Plain SGD: Adam would turn rounding noise in gradients that are truly zero (cross-attention's key bias) into whole steps."""
 
@@ -115,7 +129,9 @@ def run(case: dict, folder: Path) -> None:
     model = ODD_HEADS if case.get("odd_heads") else MODEL
     settings = Optimizer(learning_rate=1e-3, schedule="constant", clip_gradient=1.0)
     kind = SGDEngine if case.get("sgd") else Engine
-    engine = kind(build_chunks(model, TEXT, 1, layout, 0), settings, layout)
+    chunks = build_chunks(model, TEXT, 1, layout, 0)
+    fill_biases_and_norms(chunks)
+    engine = kind(chunks, settings, layout)
     objective = Squared(2 * CLIPS / process_groups.data_rank()[1])
     report: dict = {"losses": [], "norms": []}
     if case.get("load"):

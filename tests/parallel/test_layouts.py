@@ -80,7 +80,8 @@ def jobs(world: int, checkpoint: Path) -> list[dict]:
     out += [{"name": name, "layout": layout} for name, layout in ADAM[world].items()]
     out += [{"name": name, "layout": {**layout, "precision": "bf16"}} for name, layout in BF16.get(world, {}).items()]
     out += [
-        {"name": f"loaded {name}", "layout": {**layout, **ZERO}, "load": str(checkpoint), "first_step": 3} for name, layout in LOADS[world].items()
+        {"name": f"loaded {name}", "layout": {**layout, **ZERO}, "load": str(checkpoint), "first_step": 3}
+        for name, layout in LOADS[world].items()
     ]
     return out
 
@@ -88,7 +89,16 @@ def jobs(world: int, checkpoint: Path) -> list[dict]:
 def launch(world: int, folder: Path, checkpoint: Path) -> None:
     job = folder / f"job-{world}.json"
     job.write_text(json.dumps(jobs(world, checkpoint)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(WORKER), str(job), str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={world}",
+        str(WORKER),
+        str(job),
+        str(folder),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-4000:]
 

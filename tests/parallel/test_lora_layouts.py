@@ -29,23 +29,9 @@ MANY = [name for world in (2, 4) for name in LAYOUTS[world]]
 def launch(world: int, folder: Path) -> None:
     cases = folder / f"cases-{world}.json"
     cases.write_text(json.dumps([{"name": name, "layout": layout} for name, layout in LAYOUTS[world].items()]))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={world}",
-        str(WORKER),
-        str(cases),
-        str(folder),
-    ]
-    done = subprocess.run(
-        [*launcher, str(WORKER), str(cases), str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(WORKER)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, str(cases), str(folder)], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
