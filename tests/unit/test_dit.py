@@ -9,6 +9,7 @@ from mugv.dit.megatron_cpu import MEGATRON_VERSION
 from mugv.dit.rope import rope_table, rotate
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Parallel
+from mugv.training import process_groups
 from mugv.training.engine import build_model
 from mugv.training.flops import dit_parameters, forward_flops, tokens
 
@@ -35,9 +36,22 @@ def test_megatron_is_the_pinned_version():
     assert importlib.metadata.version("megatron-core") == MEGATRON_VERSION
 
 
-def test_published_sizes_have_the_published_parameter_counts():
-    assert dit_parameters(DiTModel(), 4096) == 10_830_321_984
-    assert dit_parameters(DiTModel(), 4096, divisor=2) == 2_712_853_632
+PUBLISHED = {(288, 4): 76_834_272, (1152, 16): 1_208_059_968, (1728, 24): 2_712_853_632, (2304, 32): 4_818_161_856}
+PUBLISHED |= {(3456, 48): 10_830_321_984, (4608, 64): 19_244_540_352}
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_appendix_b1_every_published_size_has_the_published_parameter_count(size):
+    """Counted from the network itself, built without memory (facts 4.1)."""
+    from mugv.dit.config import make_config
+    from mugv.dit.model import MugDiT
+
+    process_groups.initialise(Parallel())
+    hidden, heads = size
+    with torch.device("meta"):
+        net = MugDiT(make_config(DiTModel(hidden=hidden, heads=heads), 4096, 1, Parallel()))
+    assert sum(p.numel() for p in net.parameters()) == PUBLISHED[size]
+    assert dit_parameters(DiTModel(hidden=hidden, heads=heads), 4096) == PUBLISHED[size]
 
 
 def test_counter_counts_what_is_built(model):
@@ -66,7 +80,7 @@ def test_a_clip_does_not_see_its_neighbours(model):
     assert torch.allclose(both[:1], alone, atol=1e-5)
 
 
-def test_timestep_does_not_modulate_given_frames(model):
+def test_appendix_b7_timestep_does_not_modulate_given_frames(model):
     """With attention cut off by zero output projections, given frames must not depend on t; noised ones must."""
     from mugv.training.engine import frozen_copy
 
@@ -110,11 +124,54 @@ def test_rope_start_and_end_tokens_have_the_published_positions():
     assert float(axis_time) == pytest.approx(3.0, abs=1e-4)
 
 
-def test_full_recompute_gives_the_same_gradients():
-    layout = Parallel(recompute="full")
+@pytest.mark.parametrize("recompute", ["full", "selective"])
+def test_recompute_gives_the_same_gradients(recompute):
     grads = []
-    for parallel in (Parallel(), layout):
+    for parallel in (Parallel(), Parallel(recompute=recompute)):
         net = build_model(TINY, 16, 1, parallel, 0).train()
         net(*inputs(), noised()).square().mean().backward()
         grads.append([p.grad for p in net.parameters()])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*grads, strict=True))
+
+
+def test_packed_clips_of_different_sizes_get_what_each_gets_alone(model):
+    """Sizes, timesteps, frame rates, texts and given frames differ from clip to clip of one packed sequence."""
+    g = torch.Generator().manual_seed(1)
+    latents = [torch.randn(4, *shape, generator=g) for shape in ((3, 4, 4), (1, 6, 4), (2, 4, 8))]
+    t, fps = torch.tensor([700.0, 20.0, 990.0]), torch.tensor([12.0, 24.0, 8.0])
+    text, mask = torch.randn(3, 5, 16, generator=g), torch.arange(5)[None] < torch.tensor([[5], [2], [4]])
+    given = [torch.tensor([False, True, True]), torch.tensor([True]), torch.tensor([True, False])]
+    with torch.no_grad():
+        together = model(latents, t, text, mask, fps, given)
+        for i, latent in enumerate(latents):
+            alone = model(latent[None], t[i : i + 1], text[i : i + 1], mask[i : i + 1], fps[i : i + 1], given[i][None])
+            assert torch.allclose(together[i], alone[0], atol=1e-5)
+
+
+def test_projected_text_gives_what_raw_text_gives(model):
+    latent, t, text, mask, fps = inputs()
+    with torch.no_grad():
+        raw = model(latent, t, text, mask, fps, noised())
+        assert torch.equal(raw, model(latent, t, model.embed_text(text), mask, fps, noised(), projected=True))
+
+
+def test_modulation_never_holds_six_vectors_a_token(model):
+    """Facts 10.3, T18: nothing kept for backward is as large as [tokens, 6, width]."""
+    sizes: list[int] = []
+    net = build_model(TINY, 16, 1, Parallel(), 0).train()
+    latent, t, text, mask, fps = inputs(frames=9)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+        net(latent, t, text, mask, fps, noised(frames=9))
+    tokens_of_both = 2 * (9 * 4 + 2)
+    assert max(sizes) <= tokens_of_both * 4 * 48
+    assert sum(size == tokens_of_both * 48 for size in sizes) > 0
+
+
+def test_bfloat16_network_stays_near_the_fp32_one(model):
+    half = build_model(TINY, 16, 1, Parallel(precision="bf16"), 0).eval()
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    args = (*inputs(), noised())
+    with torch.no_grad():
+        exact, rounded = model(*args), half(*args)
+    assert rounded.dtype == torch.float32
+    assert float((exact - rounded).norm() / exact.norm()) < 0.02
