@@ -209,6 +209,14 @@ class TrainStage(Part):
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of a running average of the weights that later stages start from; 0: none."""
     save_every: Positive = 200
+    lora: LoRA | None = None
+    """Train adapters alone; they are merged into the weights at the stage's end and kept beside them. Unset: train everything."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_average(self) -> TrainStage:
+        if self.lora and self.average_decay:
+            raise ValueError("average_decay averages whole networks; leave it at 0 where lora trains adapters alone")
+        return self
 
 
 class PretrainStage(TrainStage):

@@ -41,6 +41,26 @@ def previous_model(ctx: StageContext) -> tuple[list[MugDiT], dict[str, Any]]:
     return load_chunks(ctx.inputs["previous"], ctx.recipe.parallel)
 
 
+def attach_adapters(chunks: list[MugDiT], stage: TrainStage, seed: int) -> None:
+    """Where the recipe asks for LoRA: freeze the network and put fresh adapters beside its linears."""
+    from mugv.dit.lora import attach
+
+    if stage.lora is not None:
+        for chunk in chunks:
+            attach(chunk, stage.lora, seed)
+
+
+def merge_adapters(ctx: StageContext, chunks: list[MugDiT], stage: TrainStage) -> None:
+    """Keep the trained adapters alone in `adapter/` of the output and add them to the weights."""
+    from mugv.dit.lora import merge
+    from mugv.training.adapters import save_adapter
+
+    if stage.lora is not None:
+        save_adapter(chunks, ctx.out / "adapter", stage.lora)
+        for chunk in chunks:
+            merge(chunk)
+
+
 def run_training(ctx: StageContext, train: Callable[[StageContext], dict[str, float]], module: str) -> dict[str, float]:
     """Call `train(ctx)` here for one process, else in `parallel.world` processes by torchrun; the metrics of rank 0 come back."""
     if ctx.recipe.parallel.world == 1:

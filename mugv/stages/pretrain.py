@@ -6,7 +6,16 @@ import logging
 from typing import TYPE_CHECKING
 
 from mugv.stages.base import StageContext
-from mugv.stages.dit_common import describe, final_metrics, is_main, previous_model, publish_curve, run_training
+from mugv.stages.dit_common import (
+    attach_adapters,
+    describe,
+    final_metrics,
+    is_main,
+    merge_adapters,
+    previous_model,
+    publish_curve,
+    run_training,
+)
 
 if TYPE_CHECKING:
     from mugv.dit.model import MugDiT
@@ -33,14 +42,18 @@ def train(ctx: StageContext) -> dict[str, float]:
     latents = LatentSet.open(ctx.inputs["latents"])
     data = FlowData(latents, latents.clips("train"), stage.size, stage.frames, stage.flow, stage.mask)
     divisor = stage_divisor(recipe, ctx.index)
-    task = FlowTask(_start(ctx, divisor), data, stage, recipe.parallel, recipe.seed + 1000 * (ctx.index + 1))
+    seed = recipe.seed + 1000 * (ctx.index + 1)
+    chunks = _start(ctx, divisor)
+    attach_adapters(chunks, stage, seed)
+    task = FlowTask(chunks, data, stage, recipe.parallel, seed)
     fit(task, ctx.work / "train", stage.steps, stage.save_every, ctx.progress, asynchronous=recipe.parallel.async_save)
+    merge_adapters(ctx, task.result, stage)
     save_model(task.result, ctx.out, describe(ctx, latents, stage, divisor))
     publish_curve(ctx.work / "train", ctx.out)
     return {"parameters": dit_parameters(recipe.dit, recipe.text.width, divisor), **final_metrics(ctx.work / "train")}
 
 
-def _start(ctx: StageContext, divisor: int):  # type: ignore[no-untyped-def]
+def _start(ctx: StageContext, divisor: int) -> list[MugDiT]:
     """A new network, the previous one, or the previous one widened."""
     from mugv.training.engine import build_chunks
 

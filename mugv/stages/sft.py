@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mugv.stages.base import StageContext
-from mugv.stages.dit_common import describe, final_metrics, previous_model, publish_curve, run_training
+from mugv.stages.dit_common import (
+    attach_adapters,
+    describe,
+    final_metrics,
+    merge_adapters,
+    previous_model,
+    publish_curve,
+    run_training,
+)
 
 if TYPE_CHECKING:
     from mugv.dit.model import MugDiT
@@ -30,20 +38,24 @@ def train(ctx: StageContext) -> dict[str, float]:
     latents = LatentSet.open(ctx.inputs["latents"])
     ranked = sorted(latents.clips("train"), key=lambda r: (-r.score, r.clip_id))
     best = sorted(ranked[: max(1, round(len(ranked) * stage.best_fraction))], key=lambda r: r.clip_id)
-    model, previous = previous_model(ctx)
-    task = FlowTask(
-        model, FlowData(latents, best, stage.size, stage.frames, stage.flow, stage.mask), stage, recipe.parallel, recipe.seed + 100_000
-    )
+    chunks, previous = previous_model(ctx)
+    seed = recipe.seed + 100_000
+    attach_adapters(chunks, stage, seed)
+    task = FlowTask(chunks, FlowData(latents, best, stage.size, stage.frames, stage.flow, stage.mask), stage, recipe.parallel, seed)
     kept = frozenset(round(stage.steps * (i + 1) / stage.checkpoints) for i in range(stage.checkpoints))
     fit(task, ctx.work / "train", stage.steps, stage.save_every, ctx.progress, milestones=kept, asynchronous=recipe.parallel.async_save)
     average_checkpoints(task.result, ctx.work / "train", stage.decay)
+    merge_adapters(ctx, task.result, stage)
     save_model(task.result, ctx.out, describe(ctx, latents, stage, previous["width_divisor"]))
     publish_curve(ctx.work / "train", ctx.out)
     return {"clips": len(best), "checkpoints_averaged": len(kept), **final_metrics(ctx.work / "train")}
 
 
 def average_checkpoints(chunks: list[MugDiT], folder: Path, decay: float) -> None:
-    """Set the weights to sum_i w_i theta_i, w_i proportional to decay^(N - i), over the checkpoints in `folder` (facts 6.4)."""
+    """Set the weights to sum_i w_i theta_i, w_i proportional to decay^(N - i), over the checkpoints in `folder` (facts 6.4).
+
+    Of a network with adapters, theta_i are the adapters' factors: the base stays as it is to the bit.
+    """
     import torch
 
     from mugv.training.engine import all_parameters
@@ -52,7 +64,8 @@ def average_checkpoints(chunks: list[MugDiT], folder: Path, decay: float) -> Non
 
     paths = [path for _, path in checkpoints(folder)]
     weights = [decay ** (len(paths) - i) for i in range(1, len(paths) + 1)]
-    parameters = all_parameters(chunks)
+    everything: list[torch.Tensor] = [*all_parameters(chunks)]
+    parameters = [p for p in everything if p.requires_grad] or everything
     total = [torch.zeros_like(p) for p in parameters]
     for weight, path in zip(weights, paths, strict=True):
         load_state_weights(chunks, path)
