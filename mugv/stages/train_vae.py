@@ -30,10 +30,13 @@ def train(ctx: StageContext) -> dict[str, float]:
     import torch
 
     from mugv.dataset.clipset import ClipSet
+    from mugv.training import process_groups
     from mugv.training.loop import fit
     from mugv.vae import VideoVAE, count_parameters, save_vae
     from mugv.vae.training import VAETask
 
+    if ctx.recipe.parallel.world > 1:
+        process_groups.start(ctx.recipe.parallel.world)
     settings = ctx.recipe.vae.train
     clips = ClipSet.open(ctx.inputs["clips"])
     torch.manual_seed(ctx.recipe.seed)

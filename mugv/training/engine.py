@@ -106,6 +106,10 @@ class Engine:
             held = [wrapped.no_sync for wrapped in self.wrapped]
             self.config.no_sync_func = held if len(held) > 1 else held[0]
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.chunks[0].parameters()).device
+
     def _optimizer_config(self) -> OptimizerConfig:
         s = self.settings
         return OptimizerConfig(

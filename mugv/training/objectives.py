@@ -33,7 +33,7 @@ class FlowBatch:
     text_mask: Tensor
     fps: Tensor
 
-    def to(self, device: str) -> FlowBatch:
+    def to(self, device: torch.device | str) -> FlowBatch:
         return FlowBatch(**{f.name: _each(getattr(self, f.name), lambda x: x.to(device)) for f in fields(self)})
 
     def __len__(self) -> int:

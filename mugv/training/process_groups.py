@@ -20,7 +20,7 @@ def initialise(layout: Parallel) -> None:
     if parallel_state.model_parallel_is_initialized():
         return
     if not dist.is_initialized():
-        _start(layout.world)
+        start(layout.world)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
@@ -31,8 +31,11 @@ def initialise(layout: Parallel) -> None:
     model_parallel_cuda_manual_seed(0)
 
 
-def _start(world: int) -> None:
+def start(world: int) -> None:
+    """torch.distributed alone, which is all that plain data parallelism needs; each process takes its own GPU."""
     backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" in os.environ:
         dist.init_process_group(backend)
         if dist.get_world_size() != world:

@@ -59,8 +59,8 @@ class FlowTask:
         out: list[Weighted] = []
         for count, is_image, weight in ((self.stage.batch - images, False, 1.0), (images, True, self.stage.flow.image_loss_weight)):
             if count:
-                batch = self.data.batch(step, count, self.seed, self.rank, self.world, images=is_image)
-                weights = torch.full((len(batch),), weight * self.world / self.stage.batch)
+                batch = self.data.batch(step, count, self.seed, self.rank, self.world, images=is_image).to(self.engine.device)
+                weights = torch.full((len(batch),), weight * self.world / self.stage.batch, device=self.engine.device)
                 out += _split(batch, weights, self.layout.micro_batch)
         return _packed(out, self.layout.micro_batch) if self.layout.pack else out
 
@@ -71,7 +71,7 @@ class FlowTask:
         batch, weights = micro_batch
         each, is_image = losses(velocity, batch), batch.is_image
         kinds = {"flow_loss": each[~is_image], "image_flow_loss": each[is_image]}
-        return (each * weights.to(each.device)).sum(), {name: part.detach().mean() for name, part in kinds.items() if len(part)}
+        return (each * weights).sum(), {name: part.detach().mean() for name, part in kinds.items() if len(part)}
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
@@ -132,6 +132,7 @@ class PreferenceTask:
         rate = learning_rate(self.round.optimizer, step, self.round.steps)
         batch, passed = self.preferences.batch(self.round.method, step, self.round.batch, self.seed, self.rank, self.world)
         real = self.real.batch(step, self.round.batch, self.seed, self.rank, self.world)
+        batch, real = batch.to(self.engine.device), real.to(self.engine.device)
         parts = self._pairs(batch, passed)
         reference = _ReferenceLosses(len(parts))
         with torch.no_grad():

@@ -24,5 +24,6 @@ def validation_loss(model: MugDiT, latents: LatentSet, size: tuple[int, int], ra
         timestep = shift_timestep(torch.full((len(rows),), (level + 0.5) / levels), ratio)
         noised = torch.ones(len(rows), clean.shape[2], dtype=torch.bool)
         fps = torch.tensor([r.fps for r in rows])
-        losses.append(clip_losses(model, FlowBatch(clean, noise, timestep, noised, text, mask, fps)))
+        batch = FlowBatch(clean, noise, timestep, noised, text, mask, fps)
+        losses.append(clip_losses(model, batch.to(next(model.parameters()).device)))
     return float(torch.cat(losses).mean())

@@ -181,7 +181,7 @@ def test_a_checkpoint_goes_on_in_any_other_layout(folder, name):
     assert reports(folder, f"loaded {name}")[0]["losses"] == pytest.approx(expected, rel=2e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in BF16[2]])
+@pytest.mark.parametrize("name", list(BF16[2]))
 def test_bfloat16_layouts_agree_to_rounding(folder, name):
     expected = reports(folder, "bf16")[0]["losses"]
     assert reports(folder, name)[0]["losses"] == pytest.approx(expected, rel=2e-3)
