@@ -81,11 +81,10 @@ def run(folder: Path, model: DiTModel, text_width: int, suffix: str) -> None:
     source, converted, back = folder / f"released{suffix}", folder / "converted", folder / f"back{suffix}"
     write_file(source, state, suffix)
     print(f"{state.nbytes / 2e9:.3f} B parameters, {state.nbytes / 1e9:.2f} GB bf16 ({suffix}), largest tensor {largest / 1e6:.1f} MB")
-    _, rss, anon = measure(IMPORT)
-    print(f"{'imports alone':<18}{'':>9} s   peak RSS {rss / 1e6:6.0f} MB   peak RssAnon {anon / 1e6:6.0f} MB")
-    for label, a, b in (("file to folder", source, converted), ("folder to file", converted, back)):
-        seconds, rss, anon = measure(CONVERT, a, b)
-        print(f"{label:<18}{seconds:9.1f} s   peak RSS {rss / 1e6:6.0f} MB   peak RssAnon {anon / 1e6:6.0f} MB")
+    jobs = (("imports alone", IMPORT, ()), ("file to folder", CONVERT, (source, converted)), ("folder to file", CONVERT, (converted, back)))
+    for label, code, paths in jobs:
+        seconds, rss, anon = measure(code, *paths)
+        print(f"{label:<18}{seconds:9.1f} s   peak RSS {rss / 1e6:6.0f} MB   peak RssAnon {anon / 1e6:6.0f} MB", flush=True)
     print("every tensor equal to the bit" if equal(source, back) else "TENSORS DIFFER")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A released .safetensors or .pt file, or a checkpoint folder.")],
+    source: Annotated[Path, typer.Argument(help="A released DiT or VAE file (.safetensors, .pt), or a folder of either.")],
     target: Annotated[Path, typer.Argument(help="The folder to make from a file; the .safetensors or .pt file to make from a folder.")],
     dtype: Annotated[str | None, typer.Option("--dtype", help="bf16, fp16 or fp32 (default: each tensor keeps its type).")] = None,
     allow: Annotated[
@@ -26,9 +26,8 @@ def convert(
     """Released weights to a checkpoint folder, or back; one tensor in memory at a time."""
     from rich.progress import Progress
 
-    from mugv.training.convert import MismatchError, Options
+    from mugv.training.convert import DTYPES, MismatchError, Options
     from mugv.training.convert import convert as run
-    from mugv.training.convert.released import DTYPES
 
     if dtype not in (None, *DTYPES):
         raise UserError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}")

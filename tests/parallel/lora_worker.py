@@ -60,8 +60,9 @@ def run(case: dict, folder: Path) -> None:
     engine = SGDEngine(chunks, Optimizer(learning_rate=1e-3), layout)
     before = fingerprints(engine)
     objective = Squared(2 * CLIPS / process_groups.data_rank()[1])
-    metrics = [engine.step(micro_batches(case, step), objective, 0.1) for step in range(3)]
+    metrics = [engine.step(micro_batches(case, 0), objective, 0.1)]
     found = gradients(engine)
+    metrics += [engine.step(micro_batches(case, step), objective, 0.1) for step in (1, 2)]
     after = fingerprints(engine)
     report = {
         "losses": [m["loss"] for m in metrics],

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from mugv.cli.main import app
 from mugv.recipe.models import DiTModel
-from mugv.training.convert import convert, released
+from mugv.training.convert import convert
+from mugv.training.convert import target as target_module
 from mugv.training.convert.state import LazyState
 
 
@@ -144,7 +145,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path, monkeypatch,
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     source = write_release(tmp_path / "a.pt", released_state())
-    monkeypatch.setattr(released.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(target_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     assert "needs 0.0 GB, 0.0 GB are free" in refused(source, tmp_path / "out")
     assert left_behind(tmp_path, "a.pt") == []
 

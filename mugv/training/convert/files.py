@@ -20,6 +20,8 @@ from torch._subclasses import FakeTensorMode
 from mugv.errors import UserError
 from mugv.training.convert.state import LazyState, Stored
 
+_WRAPPER = "state_dict"
+"""A file may hold the state dict under this one name."""
 SUFFIXES = (".safetensors", ".pt", ".pth")
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -85,6 +87,8 @@ def open_torch(path: Path) -> LazyState:
     """A file of torch.save: its pickle is read without the data (fake tensors), which gives every tensor's place in the file."""
     with FakeTensorMode():
         state = torch.load(path, weights_only=True, map_location="cpu")
+    if isinstance(state, dict) and list(state) == [_WRAPPER]:
+        state = state[_WRAPPER]
     if not isinstance(state, dict) or not state:
         raise UserError(f"{path}: holds a {type(state).__name__}, not a state dict (name -> tensor)")
     for name, value in state.items():
