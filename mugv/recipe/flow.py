@@ -64,6 +64,8 @@ class Flow(Part):
 
     time_shift: bool = True
     shift_scale: float = 1.0
+    timestep: Literal["logit-normal", "uniform"] = "logit-normal"
+    """Distribution of u before the shift; stratified over all data-parallel ranks' clips of a step."""
     image_loss_weight: float = 0.3
     caption_dropout_t2v: Fraction = 0.1
     caption_dropout_i2v: Fraction = 0.5

@@ -44,7 +44,9 @@ class FlowData:
         frames = 1 if images else self.latent_frames
         latent = self.latents.latents(rows, self.size, frames)
         noised = sample_noised(len(rows), frames, self.mask, generator)
-        timestep = sample_timesteps(len(rows), stage_ratio(self.flow, self.size, frames), generator)
+        # One draw for the whole step, of which each rank takes its share: with one clip a rank there would be no strata otherwise.
+        shared = generator if world == 1 else generator_for(seed, step, 0, purpose + 32)
+        timestep = sample_timesteps(len(rows) * world, stage_ratio(self.flow, self.size, frames), shared, self.flow.timestep)[rank::world]
         noise = torch.randn(latent.shape, generator=generator)
         text, text_mask = self.latents.text(self._dropped(rows, noised, generator))
         return FlowBatch(latent, noise, timestep, noised, text, text_mask, torch.tensor([r.fps for r in rows]))

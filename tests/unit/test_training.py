@@ -116,6 +116,13 @@ def test_saved_model_loads_strictly(latents, tmp_path):
         load_model_weights(wrong, tmp_path)
 
 
+def test_ranks_with_one_clip_each_still_draw_timesteps_from_different_strata(latents):
+    data = FlowData(latents, latents.clips("train"), (32, 32), 17, Flow(time_shift=False, timestep="uniform"), FrameMask())
+    for step in range(5):
+        drawn = sorted(float(data.batch(step, 8, 0, rank, 8).timestep) for rank in range(8))
+        assert all(125 * i <= t < 125 * (i + 1) for i, t in enumerate(drawn))
+
+
 def test_every_epoch_sees_every_clip_once_on_all_ranks():
     seen = [c for step in range(5) for rank in range(2) for c in clips_of_step(10, 4, step, 0, rank, 2)]
     assert sorted(seen[:10]) == list(range(10))
