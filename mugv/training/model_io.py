@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, TypeAlias
 
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
@@ -17,9 +18,21 @@ from mugv.dit.sharding import load_state, sharded_state
 from mugv.errors import UserError
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Parallel
+from mugv.training.convert import check_folder
 
 SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "distrib_optim_fully_reshardable_mem_efficient": False}
-Save = AsyncRequest
+_UNREADABLE = (
+    CheckpointingException,
+    CheckpointException,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    OSError,
+    EOFError,
+    UnpicklingError,
+    AttributeError,  # megatron 0.16.1, where common.pt is gone
+)
+Save: TypeAlias = AsyncRequest
 """A write that megatron's queue carries out while training goes on."""
 
 
@@ -54,18 +67,17 @@ def _load_weights(model: MugDiT | Sequence[MugDiT], folder: Path, strict: str) -
     chunks = _chunks(model)
     try:
         state = dist_checkpointing.load({"model": sharded_state(chunks)}, str(folder), strict=strict)
-    except (CheckpointingException, CheckpointException, KeyError, OSError) as error:
+    except _UNREADABLE as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(f"checkpoint {folder}: does not fit the model of its config.json: {(lines or [''])[-1][:300]}") from None
+        reason = (lines or [type(error).__name__])[-1].split(". This ")[0]
+        raise UserError(f"checkpoint {folder}: damaged, or of another network: {reason[:300]}") from None
     load_state(chunks, state["model"])
 
 
 def read_config(checkpoint: Path) -> dict[str, Any]:
-    """config.json of a DiT checkpoint. Raises UserError when the folder holds none."""
-    try:
-        return json.loads((checkpoint / "config.json").read_text())
-    except OSError:
-        raise UserError(f"checkpoint {checkpoint}: no config.json; expected the folder that a training stage published") from None
+    """config.json of a DiT checkpoint. Raises UserError when the folder holds none, and names the tensors that it does not fit."""
+    check_folder(checkpoint)
+    return json.loads((checkpoint / "config.json").read_text())
 
 
 def load_chunks(checkpoint: Path, layout: Parallel) -> tuple[list[MugDiT], dict[str, Any]]:

@@ -56,7 +56,7 @@ def test_gradients_of_adapters_are_those_of_one_process(folder, name):
         for parameter, value in rank.items():
             scale = float(expected[parameter].abs().max())
             assert scale > 0, parameter
-            assert float((value - expected[parameter]).abs().max()) <= 1e-6 * scale, parameter
+            assert float((value - expected[parameter]).abs().max()) <= 2e-6 * scale, parameter
 
 
 @pytest.mark.parametrize("name", MANY)

@@ -11,7 +11,9 @@ import torch
 from release_tools import SMALL, TEXT, released_state, write_release
 from released_network import velocity
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from mugv.cli.main import app
 from mugv.dit.release import infer_size, own_shapes, released_shapes, rules, to_ours, to_released
 from mugv.errors import UserError
 from mugv.recipe.models import DiTModel
@@ -131,6 +133,16 @@ def test_null_text_of_the_training_code_is_left_out_and_reported(tmp_path):
     report = convert(write_release(tmp_path / "a.pt", state), tmp_path / "folder")
     assert list(report.exceptions) == ["y_embedder.y_embedding"]
     assert "y_embedder.y_embedding" in (tmp_path / "folder" / "config.json").read_text()
+
+
+def test_the_command_says_what_it_wrote_and_what_it_left_out(tmp_path):
+    state = {**released_state(), "ema.step": torch.zeros(1)}
+    source = write_release(tmp_path / "a.pt", state)
+    result = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out"), "--allow", "ema.step", "--dtype", "bf16"])
+    assert result.exit_code == 0, result.output
+    assert "ema.step: left out (allowed)" in result.stdout
+    count = sum(t.numel() for t in state.values()) - 1
+    assert f"wrote {tmp_path / 'out'}: {count:,} parameters in {len(state) - 1} tensors" in result.stdout
 
 
 def test_a_missing_norm_that_is_allowed_becomes_the_identity(tmp_path):

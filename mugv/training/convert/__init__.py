@@ -11,11 +11,12 @@ from mugv.errors import UserError
 from mugv.training.convert import dit, vae
 from mugv.training.convert.differences import Difference, MismatchError
 from mugv.training.convert.distributed import open_distributed
+from mugv.training.convert.dit import check_folder
 from mugv.training.convert.files import SUFFIXES, open_file
 from mugv.training.convert.state import LazyState
 from mugv.training.convert.target import DTYPES, Options, Report
 
-__all__ = ["DTYPES", "Difference", "LazyState", "MismatchError", "Options", "Report", "convert", "open_distributed"]
+__all__ = ["DTYPES", "Difference", "LazyState", "MismatchError", "Options", "Report", "check_folder", "convert", "open_distributed"]
 
 
 def convert(source: Path, target: Path, options: Options = Options()) -> Report:

@@ -14,6 +14,7 @@ from mugv.dit import release
 from mugv.errors import UserError
 from mugv.recipe.models import DiTModel, TextEncoder
 from mugv.recipe.schema import Flow, Recipe
+from mugv.training.convert.differences import MismatchError, compare
 from mugv.training.convert.distributed import open_distributed, write_distributed
 from mugv.training.convert.files import write_file
 from mugv.training.convert.state import LazyState, Stored
@@ -45,7 +46,7 @@ def file_to_folder(source: Path, state: LazyState, target: Path, options: Option
 
 def folder_to_file(source: Path, target: Path, options: Options) -> Report:
     """The size is that of the folder's config.json."""
-    model, text_width = _size_in_folder(source)
+    model, text_width = size_in_folder(source)
     state = open_distributed(source / "model")
     rules = release.rules(model, text_width)
     exceptions = exceptions_of(source / "model", state, {rule.ours: rule.shape for rule in rules}, options.allow)
@@ -60,11 +61,19 @@ def folder_to_file(source: Path, target: Path, options: Options) -> Report:
     return publish(target, LazyState(stored, read), exceptions, options, write)
 
 
+def check_folder(folder: Path) -> None:
+    """Raise MismatchError naming the first tensors of `model/` that are not those of config.json; no tensor is read."""
+    differences = compare(open_distributed(folder / "model").shapes, release.own_shapes(*size_in_folder(folder)))
+    if differences:
+        raise MismatchError(folder, differences)
+
+
 def _size_of(recipe: Recipe) -> tuple[DiTModel, int]:
     return recipe.dit, recipe.text.width
 
 
-def _size_in_folder(folder: Path) -> tuple[DiTModel, int]:
+def size_in_folder(folder: Path) -> tuple[DiTModel, int]:
+    """Size of the network of a checkpoint folder and its text width. Raises UserError when its config.json does not tell."""
     try:
         config = json.loads((folder / "config.json").read_text())
         model, divisor = DiTModel(**config["model"]), config["width_divisor"]
