@@ -16,6 +16,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +76,7 @@ def _cumulative(lengths: tuple[int, ...], device: str) -> Tensor:
 
 
 def choose(wanted: str, device: str, packed: bool) -> str:
-    """The back end that runs for `wanted` (the recipe's parallel.attention). Raises MissingFeatureError when it cannot; the choice is logged once."""
+    """The back end that runs for `wanted` (the recipe's parallel.attention), logged once. Raises MissingFeatureError when it cannot run."""
     if device == "cpu":
         if wanted not in ("auto", "sdpa"):
             raise MissingFeatureError(f"parallel.attention = {wanted} needs a CUDA device; use auto or sdpa")
@@ -103,13 +104,13 @@ def varlen_function(back_end: str) -> Varlen:
     if back_end == "varlen":
         from torch.nn.attention.varlen import varlen_attn
 
-        return lambda q, k, v, cu_q, cu_k, max_q, max_k: varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k)
+        return lambda *arguments: cast(Tensor, varlen_attn(*arguments))
     if back_end == "flash":
         try:
             from flash_attn import flash_attn_varlen_func
         except ImportError:
             raise MissingFeatureError("parallel.attention = flash needs the package flash-attn (pip install 'mugv[gpu]')") from None
-        return lambda q, k, v, cu_q, cu_k, max_q, max_k: flash_attn_varlen_func(q, k, v, cu_q, cu_k, max_q, max_k)
+        return lambda *arguments: cast(Tensor, flash_attn_varlen_func(*arguments))
     return _transformer_engine()
 
 

@@ -8,6 +8,7 @@ end token). Under sequence parallelism S is this rank's local part between the l
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -23,7 +24,6 @@ from mugv.dit import attention
 from mugv.dit.config import DiTConfig
 from mugv.dit.fused import gated_add, modulate, norm_rotate
 from mugv.dit.sequence import Span, TokenLayout
-
 
 Linear = TypeVar("Linear", bound=nn.Module)
 
@@ -64,6 +64,13 @@ def _split(linear: Linear, dimension: int) -> Linear:
     if not hasattr(linear.weight, "tensor_model_parallel"):
         set_tensor_model_parallel_attributes(linear.weight, is_parallel=True, dim=dimension, stride=1)
     return linear
+
+
+def _whole_sequence(config: DiTConfig) -> DiTConfig:
+    """The configuration of a linear whose input is not split over tensor ranks."""
+    whole = copy(config)
+    whole.sequence_parallel = False
+    return whole
 
 
 class RMSNorm(nn.Module):
@@ -147,7 +154,7 @@ class CrossAttention(MegatronModule):
         super().__init__(config)
         self.head_dim = config.head_dim
         self.linear_q = column_linear(config, config.hidden_size, config.hidden_size)
-        self.linear_kv = column_linear(replace(config, sequence_parallel=False), config.hidden_size, 2 * config.hidden_size)
+        self.linear_kv = column_linear(_whole_sequence(config), config.hidden_size, 2 * config.hidden_size)
         self.q_layernorm, self.k_layernorm = RMSNorm(self.head_dim), RMSNorm(self.head_dim)
         self.linear_proj = row_linear(config, config.hidden_size, config.hidden_size)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mugv.errors import MissingFeatureError
 from mugv.stages.base import StageContext
+from mugv.stages.progress import ProgressWriter
 
 if TYPE_CHECKING:
     from mugv.dataset.latentset import LatentSet
@@ -81,6 +82,7 @@ def run_training(ctx: StageContext, train: Callable[[StageContext], dict[str, fl
                 "out": str(ctx.out),
                 "work": str(ctx.work),
                 "module": module,
+                "record": str(ctx.progress.record.folder) if isinstance(ctx.progress, ProgressWriter) else None,
             }
         )
     )

@@ -9,9 +9,11 @@ from pathlib import Path
 
 
 def main(path: str) -> None:
+    from mugv.platform.records import RunRecord
     from mugv.recipe import recipe_from_json
     from mugv.stages.base import StageContext, silent
     from mugv.stages.dit_common import is_main
+    from mugv.stages.progress import ProgressWriter
     from mugv.store.base import Ref
 
     spec = json.loads(Path(path).read_text())
@@ -23,7 +25,7 @@ def main(path: str) -> None:
         refs={k: Ref(**v) for k, v in spec["refs"].items()},
         out=Path(spec["out"]),
         work=Path(spec["work"]),
-        progress=silent,
+        progress=ProgressWriter(RunRecord(Path(spec["record"])), spec["node"]) if spec["record"] and is_main() else silent,
     )
     metrics = importlib.import_module(spec["module"]).train(ctx)
     if is_main():

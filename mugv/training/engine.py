@@ -71,7 +71,7 @@ def as_chunks(model: MugDiT | Sequence[MugDiT]) -> list[MugDiT]:
     return [model] if isinstance(model, MugDiT) else list(model)
 
 
-def all_parameters(chunks: Sequence[MugDiT]) -> list[torch.nn.Parameter]:
+def all_parameters(chunks: Sequence[MugDiT]) -> list[Tensor]:
     return list(chain.from_iterable(chunk.parameters() for chunk in chunks))
 
 

@@ -34,7 +34,8 @@ class FlowBatch:
     fps: Tensor
 
     def to(self, device: torch.device | str) -> FlowBatch:
-        return FlowBatch(**{f.name: _each(getattr(self, f.name), lambda x: x.to(device)) for f in fields(self)})
+        moved: dict[str, Any] = {f.name: _each(getattr(self, f.name), lambda x: x.to(device)) for f in fields(self)}
+        return FlowBatch(**moved)
 
     def __len__(self) -> int:
         return len(self.timestep)

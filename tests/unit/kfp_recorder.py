@@ -53,7 +53,7 @@ def recording_server() -> Iterator[Recorder]:
             self.end_headers()
             self.wfile.write(text)
 
-        do_GET = do_POST = _answer  # noqa: N815
+        do_GET = do_POST = _answer
 
         def log_message(self, *args: Any) -> None:
             return
