@@ -4,6 +4,8 @@ import errno
 import os
 import pickle
 import random
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -130,23 +132,49 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path, monkeypatch,
     convert(source, tmp_path / "folder")
     read, count = LazyState.__getitem__, 0
 
-    def fails_after_ten(self, name):
+    def fails_after_thirty(self, name):
         nonlocal count
         count += 1
         if count > 30:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return read(self, name)
 
-    monkeypatch.setattr(LazyState, "__getitem__", fails_after_ten)
+    monkeypatch.setattr(LazyState, "__getitem__", fails_after_thirty)
     line = refused(source if target == "out" else tmp_path / "folder", tmp_path / target)
     assert "No space left on device" in line
+    assert left_behind(tmp_path, "a.pt", "folder") == []
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from mugv.errors import UserError
+from mugv.training.convert import convert
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+folder = Path(sys.argv[1])
+for source, target in (("a.pt", "out"), ("folder", "out.pt"), ("folder", "out.safetensors")):
+    try:
+        convert(folder / source, folder / target)
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_write_that_falls_short_inside_a_tensor_is_one_line_too(tmp_path):
+    """Through the system's own limit on a file's size, 200 kB here: torch.save reports it in another way than plain writes."""
+    convert(write_release(tmp_path / "a.pt", released_state()), tmp_path / "folder")
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3, done.stdout
+    assert all("cannot be written" in line for line in lines)
     assert left_behind(tmp_path, "a.pt", "folder") == []
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     source = write_release(tmp_path / "a.pt", released_state())
     monkeypatch.setattr(target_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    assert "needs 0.0 GB, 0.0 GB are free" in refused(source, tmp_path / "out")
+    assert "needs 0.0005 GB, 1e-06 GB are free" in refused(source, tmp_path / "out")
     assert left_behind(tmp_path, "a.pt") == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +18,6 @@ from torch import Tensor
 from mugv.dit.release import IGNORED
 from mugv.errors import UserError
 from mugv.recipe.schema import Recipe
-from mugv.store import explained
 from mugv.training.convert.differences import Difference, MismatchError, Shape, compare
 from mugv.training.convert.state import LazyState
 
@@ -72,17 +73,21 @@ def _published(target: Path, nbytes: int) -> Iterator[Path]:
     if target.exists():
         raise UserError(f"{target}: already there; remove it or give another name")
     temporary = target.absolute().with_name(f".{target.name}.writing")
-    with explained(target):
+    try:
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
         free = shutil.disk_usage(temporary.parent).free
         if free < nbytes * 1.01:
-            raise UserError(f"{target}: needs {nbytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on {temporary.parent}")
-        try:
-            yield temporary
-            temporary.rename(target)
-        finally:
-            _remove(temporary)
+            raise UserError(f"{target}: needs {nbytes / 1e9:.3g} GB, {free / 1e9:.3g} GB are free on {temporary.parent}")
+        yield temporary
+        temporary.rename(target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {os.strerror(error.errno or errno.EIO)}; nothing is left of it") from error
+    except RuntimeError as error:
+        # torch.save says so in its own words when a write falls short.
+        raise UserError(f"{target}: cannot be written, most likely for want of space: {str(error).splitlines()[0]}") from error
+    finally:
+        _remove(temporary)
 
 
 def _remove(path: Path) -> None:
