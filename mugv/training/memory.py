@@ -276,9 +276,11 @@ def stage_memory(s: Shapes, micro_batches: int, stage: int, copies: int = 0) -> 
     passes = -(-blocks // (layers // (layout.pipeline * layout.virtual_pipeline)))
     first_passes = min(passes, micro_batches, layout.pipeline if layout.virtual_pipeline == 1 else 2 * layout.pipeline - 1)
     activations = blocks * block_bytes(s, layout.recompute) + passes * shared_bytes(s)
-    activations += first_passes * first_bytes(s) if stage == 0 else 0
+    received = s.message - s.thin - s.vectors  # text and the head's conditioning; tokens and vectors are counted as blocks' inputs
+    activations += first_passes * first_bytes(s) if stage == 0 else passes * received
     head = last_bytes(s) if stage == layout.pipeline - 1 else 0
-    messages = passes * s.message if layout.pipeline > 1 else 0
+    sends = stage < layout.pipeline - 1 or layout.virtual_pipeline > 1
+    messages = passes * s.message if sends else 0
     gathered = s.whole if layout.sequence_parallel else 0
     return RankMemory(
         weights=parameters * s.value,
