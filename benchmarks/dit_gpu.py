@@ -181,6 +181,8 @@ def measure(setting: Setting, blocks: int) -> list[tuple[str, str]]:
     """Rows of the table."""
     flops = setting.flops(blocks)
     top, attended, multiplied = ceiling(setting), attention_seconds(setting), linear_seconds(setting)
+    if setting.device == "cuda":
+        torch.cuda.empty_cache()
     step = make_step(setting, blocks)
     elapsed = seconds(setting, step)
     if setting.device == "cuda":
