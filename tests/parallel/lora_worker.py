@@ -16,7 +16,7 @@ from mugv.dit.sharding import full_shape, is_split, shard
 from mugv.recipe.schema import LoRA, Optimizer, Parallel
 from mugv.training import process_groups
 from mugv.training.adapters import save_adapter
-from mugv.training.engine import build_chunks
+from mugv.training.engine import Engine, build_chunks
 
 SETTINGS = LoRA(rank=4, alpha=8.0)
 
@@ -75,12 +75,33 @@ def run(case: dict, folder: Path) -> None:
     save_adapter(chunks, folder / case["name"], SETTINGS)
 
 
+def resume(case: dict, folder: Path) -> None:
+    """Adam, its state split over the ranks: three steps, a checkpoint, one more step, and that step again from the checkpoint."""
+    layout = Parallel(world=int(os.environ["WORLD_SIZE"]), **case["layout"])
+
+    def start() -> Engine:
+        chunks = build_chunks(MODEL, TEXT, 1, layout, 0)
+        for chunk in chunks:
+            attach(chunk, SETTINGS, seed=1)
+        return Engine(chunks, Optimizer(learning_rate=1e-3, epsilon=1e-3), layout)
+
+    engine, objective = start(), Squared(2 * CLIPS / process_groups.data_rank()[1])
+    losses = [engine.step(micro_batches(case, step), objective, 1e-2)["loss"] for step in range(3)]
+    engine.save(folder / f"{case['name']}-checkpoint")
+    continued = engine.step(micro_batches(case, 3), objective, 1e-2)["loss"]
+    again = start()
+    again.load(folder / f"{case['name']}-checkpoint")
+    resumed = again.step(micro_batches(case, 3), objective, 1e-2)["loss"]
+    report = {"losses": losses, "continued": continued, "resumed": resumed}
+    (folder / f"{case['name']}-{dist.get_rank()}.json").write_text(json.dumps(report))
+
+
 def main(cases: Path, folder: Path) -> None:
     from megatron.core import parallel_state
 
     torch.set_num_threads(1)
     for case in json.loads(cases.read_text()):
-        run(case, folder)
+        (resume if case["name"].startswith("adam") else run)(case, folder)
         parallel_state.destroy_model_parallel()
 
 

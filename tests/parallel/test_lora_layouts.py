@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("lora_worker.py")
 LAYOUTS = {
-    1: {"one": {}},
+    1: {"one": {}, "adam-one": {}},
     2: {
         "tensor": {"tensor": 2},
         "sequence": {"tensor": 2, "sequence_parallel": True},
@@ -20,10 +20,12 @@ LAYOUTS = {
         "pipeline": {"pipeline": 2, "recompute": "selective"},
         "context": {"context": 2},
         "data": {},
+        "adam-sharded": {"distributed_optimizer": True, "overlap": True},
+        "adam-tensor": {"tensor": 2, "sequence_parallel": True, "distributed_optimizer": True},
     },
     4: {"tensor-pipeline": {"tensor": 2, "pipeline": 2, "sequence_parallel": True}},
 }
-MANY = [name for world in (2, 4) for name in LAYOUTS[world]]
+MANY = [name for world in (2, 4) for name in LAYOUTS[world] if not name.startswith("adam")]
 
 
 def launch(world: int, folder: Path) -> None:
@@ -77,3 +79,12 @@ def test_the_file_of_an_adapter_is_whole_whatever_layout_wrote_it(folder, name):
     assert set(found) == set(expected)
     for parameter, value in found.items():
         assert torch.allclose(value, expected[parameter], rtol=1e-4, atol=1e-6), parameter
+
+
+@pytest.mark.parametrize("name", ["adam-one", "adam-sharded", "adam-tensor"])
+def test_a_checkpoint_of_adapters_goes_on_with_the_same_loss(folder, name):
+    one = reports(folder, "adam-one")[0]
+    assert one["losses"][0] > one["continued"]
+    for report in reports(folder, name):
+        assert report["losses"] == pytest.approx(one["losses"], rel=1e-5)
+        assert report["resumed"] == report["continued"]
