@@ -188,3 +188,16 @@ def test_memory_does_not_grow_with_the_network(tmp_path, suffix):
 
     assert growth(small, tmp_path / "small", big, tmp_path / "big") < 3 * largest + 16e6
     assert growth(tmp_path / "small", tmp_path / f"s{suffix}", tmp_path / "big", tmp_path / f"b{suffix}") < 3 * largest + 16e6
+
+
+def test_a_checkpoint_from_before_an_expansion_is_written_at_its_own_width(tmp_path):
+    from mugv.recipe.schema import Parallel
+    from mugv.training.engine import build_model
+    from mugv.training.model_io import save_model
+
+    narrow = build_model(SMALL, TEXT, 2, Parallel(), 0)
+    save_model(narrow, tmp_path / "folder", {"model": SMALL.model_dump(), "text": {"width": TEXT}, "width_divisor": 2})
+    convert(tmp_path / "folder", tmp_path / "narrow.pt")
+    state = torch.load(tmp_path / "narrow.pt", weights_only=True)
+    assert {n: tuple(t.shape) for n, t in state.items()} == released_shapes(DiTModel(layers=2, hidden=24, heads=2, latent_channels=4), TEXT)
+    assert torch.equal(state["blocks.1.mlp.fc2.weight"], narrow.get_parameter("layers.1.mlp.linear_fc2.weight"))
