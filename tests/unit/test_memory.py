@@ -10,8 +10,8 @@ from saved_bytes import LiveBytes, saved_bytes
 
 from mugv.dit.sequence import TokenLayout
 from mugv.recipe.models import DiTModel
-from mugv.recipe.schema import Parallel
-from mugv.training.engine import build_model
+from mugv.recipe.schema import Optimizer, Parallel
+from mugv.training.engine import Engine, all_parameters, build_model
 from mugv.training.flops import Clip, dit_parameters
 from mugv.training.memory import (
     MicroBatch,
@@ -153,3 +153,16 @@ def test_the_published_layout_does_not_fit_80_gb_without_recompute() -> None:
     layout = Parallel(world=512, tensor=4, pipeline=4, sequence_parallel=True, distributed_optimizer=True, precision="bf16")
     memory = step_memory(Shapes(PUBLISHED, 4096, layout, MicroBatch.batched(CLIP_720P, 1)), 4)
     assert memory.activations > 80e9
+
+
+def test_engine_allocates_the_weights_gradients_and_moments_that_are_counted() -> None:
+    engine = Engine(build_model(SMALL, TEXT, 1, Parallel(), 0), Optimizer(learning_rate=1e-3), Parallel())
+    for parameter in all_parameters(engine.chunks):
+        parameter.main_grad.fill_(1e-3)
+    engine.optimizer.step()
+    found = stage_memory(Shapes(SMALL, TEXT, Parallel(), MicroBatch.batched(CLIP_720P, 1)), 1, 0)
+    assert found.weights == sum(p.nbytes for p in all_parameters(engine.chunks))
+    gradients = sum(buffer.grad_data.nbytes for buffer in engine.wrapped[0].buffers)
+    assert found.gradients == pytest.approx(gradients, rel=0.01), "buffers may be padded"
+    states = engine.optimizer.optimizer.state.values()
+    assert found.optimizer == sum(value.nbytes for state in states for value in state.values() if value.ndim)
