@@ -134,6 +134,18 @@ def test_recompute_gives_the_same_gradients(recompute):
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*grads, strict=True))
 
 
+def test_the_pipeline_layout_that_megatron_computes_wrongly_is_refused():
+    """facts/megatron.md 2.3 item 8: interleaved without overlapped point-to-point communication gave another loss, silently."""
+    import dataclasses
+
+    from mugv.dit.config import make_config
+
+    config = make_config(TINY, 16, 1, Parallel(world=2, pipeline=2, virtual_pipeline=2))
+    assert config.overlap_p2p_comm
+    with pytest.raises(ValueError, match="overlap_p2p_comm"):
+        dataclasses.replace(config, overlap_p2p_comm=False)
+
+
 def test_packed_clips_of_different_sizes_get_what_each_gets_alone(model):
     """Sizes, timesteps, frame rates, texts and given frames differ from clip to clip of one packed sequence."""
     g = torch.Generator().manual_seed(1)

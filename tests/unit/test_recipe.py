@@ -40,6 +40,30 @@ def test_a_mistake_is_named_with_what_would_be_right(setting, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["parallel.world=4", "parallel.tensor=4"], r"parallel\.tensor 4 does not divide dit\.heads 1 before the expansions"),
+        (["parallel.sequence_parallel=true"], "sequence_parallel needs tensor of at least 2"),
+        (["parallel.overlap=true"], "overlap needs distributed_optimizer: true"),
+        (["parallel.virtual_pipeline=2"], "virtual_pipeline needs pipeline of at least 2"),
+        (["parallel.world=3", "parallel.pipeline=3"], r"pipeline 3 x virtual_pipeline 1 does not divide 4 layers"),
+        (["parallel.world=2", "parallel.pipeline=2", "parallel.virtual_pipeline=4"], "pipeline 2 x virtual_pipeline 4 does not divide 4 layers"),
+        (["parallel.world=2", "parallel.pipeline=2", "parallel.virtual_pipeline=2"], "images and videos need parallel.pack: true"),
+        (
+            ["parallel.world=2", "parallel.pipeline=2", "parallel.virtual_pipeline=2", "parallel.pack=true", "parallel.micro_batch=64"],
+            "must be a multiple of pipeline 2 micro-batches",
+        ),
+        (["parallel.world=3", "parallel.context=3", "parallel.context_method=ulysses"], "context_method must be gather or auto"),
+        (["parallel.world=5"], "is not a multiple of the 5 data-parallel ranks"),
+    ],
+)
+def test_impossible_layouts_are_refused_before_anything_starts(settings, message):
+    with pytest.raises(UserError, match=message) as error:
+        load_recipe(TINY, settings)
+    assert "\n" not in str(error.value)
+
+
 def test_unreadable_and_malformed_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.yaml: cannot be read"):
         load_recipe(tmp_path / "nowhere.yaml")
