@@ -122,7 +122,7 @@ def node_cost(recipe: Recipe, node: Node) -> Cost:
         round_ = recipe.align.rounds[node.index]
         # A preference step runs the network and its frozen reference: four forwards' worth of FLOPs for each clip instead of three.
         like = _last_stage(recipe).model_copy(update={"steps": round_.steps, "batch": round_.batch, "average_decay": 0.0})
-        cost = _training_cost(recipe, like, copies=1)
+        cost = _training_cost(recipe, like, copies=2 if recipe.parallel.precision == "bf16" else 4)
         return replace(cost, flops=cost.flops * 4 / 3)
     if node.stage in ("candidates", "evaluate"):
         return _sampling_cost(recipe, node.stage)

@@ -4,7 +4,7 @@
     varlen  torch.nn.attention.varlen (FlashAttention inside torch): GPU, several clips in one call
     flash   the flash-attn package: GPU
     te      Transformer Engine: GPU
-    auto    sdpa on CPU; on GPU flash for packed clips where it is installed, else varlen, and sdpa for batched ones
+    auto    sdpa on CPU and for fp32; on GPU flash for packed clips where it is installed, else varlen, and sdpa for batched ones
 
 Context parallelism swaps tokens for heads (Ulysses) where the ranks divide this rank's heads, else gathers keys and values.
 Legend: S query tokens, L key tokens, B clips side by side, N heads, d head width. All attention is full, never causal.
@@ -75,7 +75,7 @@ def _cumulative(lengths: tuple[int, ...], device: str) -> Tensor:
     return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
 
 
-def choose(wanted: str, device: str, packed: bool) -> str:
+def choose(wanted: str, device: str, packed: bool, dtype: torch.dtype = torch.bfloat16) -> str:
     """The back end that runs for `wanted` (the recipe's parallel.attention), logged once. Raises MissingFeatureError when it cannot run."""
     if device == "cpu":
         if wanted not in ("auto", "sdpa"):
@@ -83,7 +83,7 @@ def choose(wanted: str, device: str, packed: bool) -> str:
         found = "sdpa"
     elif wanted != "auto":
         found = wanted
-    elif packed:
+    elif packed and dtype != torch.float32:  # these kernels take 16-bit numbers
         found = "flash" if importlib.util.find_spec("flash_attn") else "varlen"
     else:
         found = "sdpa"

@@ -115,7 +115,7 @@ class MugDiT(MegatronModule):
             layout=layout,
             text_spans=layout.text_spans(lengths) if lengths else (Span(0, layout.chunk[1] - layout.chunk[0], 0, rows),),
             text_mask_BL=None if packed else text_mask_nL,
-            back_end=attention.choose(self.config.attention, x.device.type, packed),
+            back_end=attention.choose(self.config.attention, x.device.type, packed, x.dtype),
         )
         for layer in self.layers.values():
             x = self._run(layer, x, condition)

@@ -66,9 +66,9 @@ def average_checkpoints(chunks: list[MugDiT], folder: Path, decay: float) -> Non
     weights = [decay ** (len(paths) - i) for i in range(1, len(paths) + 1)]
     everything: list[torch.Tensor] = [*all_parameters(chunks)]
     parameters = [p for p in everything if p.requires_grad] or everything
-    total = [torch.zeros_like(p) for p in parameters]
+    total = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
     for weight, path in zip(weights, paths, strict=True):
         load_state_weights(chunks, path)
-        torch._foreach_add_(total, [p.detach() for p in parameters], alpha=weight / sum(weights))
+        torch._foreach_add_(total, [p.detach().float() for p in parameters], alpha=weight / sum(weights))
     with torch.no_grad():
         torch._foreach_copy_(parameters, total)

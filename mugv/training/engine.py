@@ -92,6 +92,7 @@ class Engine:
         self.config: DiTConfig = self.chunks[0].config
         wrapping = DistributedDataParallelConfig(
             use_distributed_optimizer=layout.distributed_optimizer,
+            grad_reduce_in_fp32=True,
             overlap_grad_reduce=layout.overlap,
             overlap_param_gather=layout.overlap,
             bucket_size=BUCKET if layout.overlap else None,

@@ -13,7 +13,7 @@ from typing import Literal
 
 from mugv.recipe.schema import Parallel, Recipe, TrainStage
 from mugv.training.flops import H100_PEAK, StageCost, stage_cost
-from mugv.training.memory import RankMemory, Shapes, block_tensors, micro_batch_of, step_memory, uses_ulysses
+from mugv.training.memory import AVERAGE_BYTES, RankMemory, Shapes, block_tensors, micro_batch_of, step_memory, uses_ulysses
 
 NVLINK = 300e9
 """Bytes a second that a GPU sends and receives inside a node (H100: 450e9 each way by the data sheet)."""
@@ -84,7 +84,7 @@ class Work:
 
     @property
     def copies(self) -> int:
-        return 1 if self.stage.average_decay else 0
+        return AVERAGE_BYTES if self.stage.average_decay else 0
 
     @property
     def has_images(self) -> bool:

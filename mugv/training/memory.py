@@ -21,6 +21,8 @@ VALUE_BYTES = {"fp32": 4, "bf16": 2}
 FP32 = 4
 GRADIENT_BYTES = 4
 """Gradients are accumulated and reduced in fp32."""
+AVERAGE_BYTES = 4
+"""The running average of the weights is kept in fp32."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,8 @@ class RankMemory:
 
 
 def stage_memory(s: Shapes, micro_batches: int, stage: int, copies: int = 0) -> RankMemory:
-    """Memory of a rank of pipeline stage `stage`, which runs `micro_batches` of `s.micro` a step."""
+    """Memory of a rank of pipeline stage `stage`, which runs `micro_batches` of `s.micro` a step; `copies`: bytes a parameter of further
+    networks (AVERAGE_BYTES for a running average, the precision's for a frozen reference)."""
     layout, layers = s.layout, s.model.layers
     parameters = rank_parameters(s.model, s.text_width, layout, stage, s.divisor)
     masters_and_moments = (4 if layout.precision == "bf16" else 0) + 8
@@ -286,7 +289,7 @@ def stage_memory(s: Shapes, micro_batches: int, stage: int, copies: int = 0) -> 
         weights=parameters * s.value,
         gradients=parameters * GRADIENT_BYTES,
         optimizer=parameters * masters_and_moments // shards,
-        copies=copies * parameters * s.value,
+        copies=copies * parameters,
         activations=activations + head,
         transient=max(0, transient_bytes(s, layout.recompute) - head),  # the head's tensors are free by then
         buffers=messages + gathered,
@@ -311,4 +314,4 @@ def recipe_memory(recipe: Recipe, stage: TrainStage, video: Clip, divisor: int =
     """Of the fullest rank of a training stage under the recipe's own layout."""
     micro, count = micro_batch_of(recipe.parallel, video, stage.batch)
     shapes = Shapes(recipe.dit, recipe.text.width, recipe.parallel, micro, divisor, gpu=recipe.resources.train.gpus > 0)
-    return step_memory(shapes, count, copies + (1 if stage.average_decay else 0))
+    return step_memory(shapes, count, copies + (AVERAGE_BYTES if stage.average_decay else 0))

@@ -32,12 +32,15 @@ class FlowTask:
         self.engine = Engine(model, stage.optimizer, layout)
         self.data, self.stage, self.layout, self.seed = data, stage, layout, seed
         self.rank, self.world = process_groups.data_rank()
-        self.average = [frozen_copy(chunk) for chunk in self.engine.chunks] if stage.average_decay else None
+        # In fp32: an update of 1e-4 of a weight is below bf16's resolution.
+        self.average = [frozen_copy(chunk).float() for chunk in self.engine.chunks] if stage.average_decay else None
 
     @property
     def result(self) -> list[MugDiT]:
-        """The weights that later stages start from."""
-        return self.average or self.engine.chunks
+        """The weights that later stages start from, in the precision of the training; asked for once it is over."""
+        if self.average is None:
+            return self.engine.chunks
+        return [chunk.to(self.engine.config.params_dtype) for chunk in self.average]
 
     def train_step(self, step: int) -> dict[str, float]:
         rate = learning_rate(self.stage.optimizer, step, self.stage.steps)
@@ -79,7 +82,8 @@ class FlowTask:
             return
         self.engine.sync_parameters()
         decay = min(self.stage.average_decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(all_parameters(self.average), all_parameters(self.engine.chunks), 1 - decay)
+        for mean, weight in zip(all_parameters(self.average), all_parameters(self.engine.chunks), strict=True):
+            mean.lerp_(weight.float(), 1 - decay)
 
     def save(self, folder: Path, asynchronous: bool = False) -> list[Save]:
         saves = self.engine.save(folder, asynchronous)

@@ -46,10 +46,10 @@ def test_the_curriculum_keeps_the_paper_s_order(recipe: Recipe) -> None:
 
 def test_the_layout_fits_the_machines(recipe: Recipe) -> None:
     layout, pool = recipe.parallel, recipe.resources.train
-    assert (layout.world, layout.tensor, layout.pipeline, layout.data) == (512, 4, 1, 64)
+    assert (layout.world, layout.pipeline, layout.context, layout.data) == (512, 8, 8, 8)
     assert layout.world % recipe.resources.gpus_per_node == 0
     assert pool.gpus == recipe.resources.gpus_per_node
-    assert pool.gpus % layout.tensor == 0, "tensor parallel ranks must share a node"
+    assert pool.gpus % (layout.tensor * layout.context) == 0, "tensor and context parallel ranks must share a node"
 
 
 def test_every_gpu_task_asks_for_its_gpus_and_its_nodes(recipe: Recipe, ir: tuple[dict, dict]) -> None:

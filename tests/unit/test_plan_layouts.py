@@ -138,7 +138,7 @@ def test_impossible_flags_are_refused(flags: list[str]) -> None:
 
 def test_the_plain_plan_says_that_the_recipe_s_layout_does_not_fit(tmp_path: Path) -> None:
     changes = ["parallel.tensor=4", "parallel.pipeline=4", "parallel.context=1", "parallel.recompute=none", "parallel.micro_batch=1"]
-    changes += ["parallel.virtual_pipeline=1"]
+    changes += ["parallel.virtual_pipeline=1", "parallel.sequence_parallel=true"]
     arguments = ["plan", "--recipe", str(RECIPE), "--state", str(tmp_path), *(x for c in changes for x in ("--set", c))]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.stderr

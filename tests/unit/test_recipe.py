@@ -48,7 +48,10 @@ def test_a_mistake_is_named_with_what_would_be_right(setting, message):
         (["parallel.overlap=true"], "overlap needs distributed_optimizer: true"),
         (["parallel.virtual_pipeline=2"], "virtual_pipeline needs pipeline of at least 2"),
         (["parallel.world=3", "parallel.pipeline=3"], r"pipeline 3 x virtual_pipeline 1 does not divide 4 layers"),
-        (["parallel.world=2", "parallel.pipeline=2", "parallel.virtual_pipeline=4"], "pipeline 2 x virtual_pipeline 4 does not divide 4 layers"),
+        (
+            ["parallel.world=2", "parallel.pipeline=2", "parallel.virtual_pipeline=4"],
+            "pipeline 2 x virtual_pipeline 4 does not divide 4 layers",
+        ),
         (["parallel.world=2", "parallel.pipeline=2", "parallel.virtual_pipeline=2"], "images and videos need parallel.pack: true"),
         (
             ["parallel.world=2", "parallel.pipeline=2", "parallel.virtual_pipeline=2", "parallel.pack=true", "parallel.micro_batch=64"],
