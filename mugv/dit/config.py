@@ -37,6 +37,20 @@ class DiTConfig(TransformerConfig):
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def model(self) -> DiTModel:
+        """The sizes, as a recipe has them."""
+        return DiTModel(
+            layers=self.num_layers,
+            hidden=self.hidden_size,
+            heads=self.num_attention_heads,
+            latent_channels=self.latent_channels,
+            patch=self.patch,
+            mlp_ratio=self.ffn_hidden_size // self.hidden_size,
+            learned_sigma=self.learned_sigma,
+            gate_init=self.gate_init,  # type: ignore[arg-type]
+        )
+
+    @property
     def out_channels(self) -> int:
         return self.latent_channels * (2 if self.learned_sigma else 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from mugv.dit.sharding import sharded_state
 from mugv.recipe.schema import AlignRound, Parallel, PretrainStage, TrainStage
 from mugv.training import process_groups
 from mugv.training.engine import Engine, all_parameters, as_chunks, frozen_copy, run_schedule
+from mugv.training.flops import Clip, step_flops, utilisation
 from mugv.training.flow_data import FlowData
 from mugv.training.model_io import Save, load_model_weights, save_sharded
 from mugv.training.objectives import FlowBatch, dpo_loss, kto_loss, losses, pack, predict
@@ -44,9 +46,23 @@ class FlowTask:
 
     def train_step(self, step: int) -> dict[str, float]:
         rate = learning_rate(self.stage.optimizer, step, self.stage.steps)
-        metrics = self.engine.step(self._micro_batches(step), self, rate)
+        micro_batches = self._micro_batches(step)
+        began = time.perf_counter()
+        metrics = self.engine.step(micro_batches, self, rate)
+        metrics |= self._speed([batch for batch, _ in micro_batches], time.perf_counter() - began)
         self._update_average(step)
         return metrics
+
+    def _speed(self, batches: list[FlowBatch], seconds: float) -> dict[str, float]:
+        """TFLOP/s of a rank without credit for recomputation; on a GPU also MFU and HFU against an H100's 989 TFLOP/s."""
+        config = self.engine.config
+        clips = [clip for batch in batches for clip in clips_of(batch, config.patch)]
+        # Every data-parallel rank has as many clips; their sizes are the same, their texts nearly.
+        forward = step_flops(config.model, config.text_width, clips) * self.world
+        found = {"model_tflops": forward.training / seconds / self.layout.world / 1e12}
+        if self.engine.device.type == "cuda":
+            found |= utilisation(forward, seconds, self.layout.world, self.layout.recompute)._asdict()
+        return found
 
     def _images(self, step: int) -> int:
         """Single-frame samples of this step, a multiple of the data-parallel ranks."""
@@ -95,6 +111,13 @@ class FlowTask:
         self.engine.load(folder)
         if self.average is not None:
             load_model_weights(self.average, folder / "average")
+
+
+def clips_of(batch: FlowBatch, patch: int) -> list[Clip]:
+    """Tokens of each clip and of its text."""
+    latents = batch.latent if not isinstance(batch.latent, Tensor) else list(batch.latent)
+    texts = batch.text_mask.sum(1).tolist()
+    return [Clip(x.shape[1] * (x.shape[2] // patch) * (x.shape[3] // patch) + 2, words) for x, words in zip(latents, texts, strict=True)]
 
 
 def _split(batch: FlowBatch, weights: Tensor, size: int | None) -> list[Weighted]:

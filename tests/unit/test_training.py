@@ -85,6 +85,19 @@ def test_checkpoints_written_while_training_goes_on_hold_their_own_step(latents,
     assert [step for step, _ in checkpoints(tmp_path / "cut")] == [6]
 
 
+def test_speed_counts_every_clip_once_without_padding_of_its_text(latents):
+    from mugv.training.flops import Clip, step_flops
+    from mugv.training.tasks import clips_of
+
+    task = flow_task(latents, stage())
+    video, image = (batch for batch, _ in task._micro_batches(0))
+    clips = clips_of(video, 2) + clips_of(image, 2)
+    assert [c.tokens for c in clips] == [3 * 4 + 2] * 2 + [4 + 2] * 2
+    assert sorted({c.text for c in clips}) == sorted({int(n) for n in torch.cat([video.text_mask.sum(1), image.text_mask.sum(1)])})
+    speed = task._speed([video, image], 2.0)["model_tflops"]
+    assert speed == pytest.approx(step_flops(TINY, 8, [Clip(*c) for c in clips]).training / 2.0 / 1e12)
+
+
 def test_a_half_written_checkpoint_is_never_loaded(latents, tmp_path):
     fit(flow_task(latents, stage()), tmp_path, 2, 2)
     (tmp_path / "writing-00000004").mkdir()
