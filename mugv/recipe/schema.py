@@ -349,6 +349,15 @@ class Resources(Part):
     gpus_per_node: NonNegative = 0
 
 
+class Weights(Part):
+    """Networks that the run starts from instead of new ones; folders that `mugv convert` or a training stage made."""
+
+    dit: str | None = None
+    """The first pretraining stage goes on from this DiT, and latents are normalised as it was trained."""
+    vae: str | None = None
+    """This VAE is used as it is: train_vae measures and publishes it."""
+
+
 class Recipe(Part):
     """One whole run."""
 
@@ -356,6 +365,7 @@ class Recipe(Part):
     seed: NonNegative = 0
     data: Data = Data()
     curation: Curation = Curation()
+    weights: Weights = Weights()
     vae: VAESection
     encode: Encode
     text: TextEncoder = TextEncoder()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mugv.stages.base import StageContext
@@ -28,7 +29,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     sizes = sorted(ctx.recipe.encode.sizes)
     encoded = {size: _encode_all(ctx, clips, rows, vae, size, i) for i, size in enumerate(sizes)}
     train = [i for i, r in enumerate(rows) if r.split == "train"]
-    norm = _measure(*(part[train] for part in encoded[sizes[-1]]))
+    norm = _given_norm(ctx) or _measure(*(part[train] for part in encoded[sizes[-1]]))
     encoder = open_encoder(ctx.recipe.text)
     write_latent_set(
         ctx.out,
@@ -40,6 +41,17 @@ def run(ctx: StageContext) -> dict[str, float]:
         {"frames": ctx.recipe.curation.clip.frames, "text": ctx.recipe.text.model_dump(), "vae": ctx.refs["vae"].to_dict()},
     )
     return {"clips": len(rows), "train_clips": len(train), "latent_std_smallest": min(norm.scale), "latent_std_largest": max(norm.scale)}
+
+
+def _given_norm(ctx: StageContext) -> LatentNorm | None:
+    """How the latents of weights.dit were normalised; None for a new network."""
+    if ctx.recipe.weights.dit is None:
+        return None
+    from mugv.dataset.latentset import LatentNorm
+    from mugv.training.model_io import read_config
+
+    found = read_config(Path(ctx.recipe.weights.dit))["latent_norm"]
+    return LatentNorm(tuple(found["shift"]), tuple(found["scale"]))
 
 
 def _encode_all(ctx: StageContext, clips: ClipSet, rows: list[ClipRow], vae: VideoVAE, size: tuple[int, int], done: int) -> Moments:

@@ -42,8 +42,8 @@ class Node:
 def build_graph(recipe: Recipe) -> list[Node]:
     """Every node of the run that `recipe` asks for, in topological order."""
     nodes = _data_nodes(recipe)
-    nodes.append(_node("train_vae", {"clips": "curate"}, ("vae", "seed", "parallel"), "vae"))
-    nodes.append(_node("encode", {"clips": "curate", "vae": "train_vae"}, ("encode", "text", "seed"), "vae"))
+    nodes.append(_node("train_vae", {"clips": "curate"}, ("vae", "seed", "parallel"), "vae", files=("weights.vae",)))
+    nodes.append(_node("encode", {"clips": "curate", "vae": "train_vae"}, ("encode", "text", "seed"), "vae", files=("weights.dit",)))
     nodes += _training_nodes(recipe)
     checkpoint = nodes[-1].name
     latest = {"clips": "curate", "vae": "train_vae", "latents": "encode", "checkpoint": checkpoint}
@@ -90,7 +90,8 @@ def _training_nodes(recipe: Recipe) -> list[Node]:
         # A stage's width is the final one divided by the expansions that come after it.
         later = tuple(f"pretrain.{j}.expand.factor" for j in range(k + 1, len(recipe.pretrain)))
         parts = (f"pretrain.{k}", *later, *common)
-        nodes.append(_node("pretrain", {"latents": "encode", **previous}, parts, "train", name=f"pretrain-{k}", index=k))
+        files = () if k else ("weights.dit",)
+        nodes.append(_node("pretrain", {"latents": "encode", **previous}, parts, "train", name=f"pretrain-{k}", index=k, files=files))
     if recipe.sft:
         inputs = {"latents": "encode", "clips": "curate", "previous": nodes[-1].name}
         nodes.append(_node("sft", inputs, ("sft", *common), "train"))
@@ -164,9 +165,17 @@ def _file_digest(path: str, name: str | None) -> str:
     if name is None:
         return ""
     try:
+        if Path(name).is_dir():
+            return _sha({str(p.relative_to(name)): _folder_entry(p) for p in sorted(Path(name).rglob("*")) if p.is_file()})
         return hashlib.sha256(Path(name).read_bytes()).hexdigest()
     except OSError as error:
         raise UserError(f"{path}: {name} cannot be read ({error.strerror}); give an existing file or leave the key out") from None
+
+
+def _folder_entry(path: Path) -> list[Any]:
+    """Weights are too large to read for every plan: size and time stand for large files, the content for small ones."""
+    facts = path.stat()
+    return [facts.st_size, facts.st_mtime_ns if facts.st_size > 1 << 20 else hashlib.sha256(path.read_bytes()).hexdigest()]
 
 
 def _sha(content: dict[str, Any]) -> str:

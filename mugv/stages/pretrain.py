@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mugv.stages.base import StageContext
@@ -54,8 +55,9 @@ def train(ctx: StageContext) -> dict[str, float]:
 
 
 def _start(ctx: StageContext, divisor: int) -> list[MugDiT]:
-    """A new network, the previous one, or the previous one widened."""
+    """A new network, the one of weights.dit, the previous one, or the previous one widened."""
     from mugv.training.engine import build_chunks
+    from mugv.training.model_io import load_model_weights, read_config
 
     recipe, stage = ctx.recipe, ctx.recipe.pretrain[ctx.index]
     if ctx.index and stage.expand is None:
@@ -63,6 +65,9 @@ def _start(ctx: StageContext, divisor: int) -> list[MugDiT]:
     chunks = build_chunks(recipe.dit, recipe.text.width, divisor, recipe.parallel, recipe.seed)
     if stage.expand is not None:
         _expand(ctx, stage.expand, chunks)
+    elif recipe.weights.dit:
+        read_config(Path(recipe.weights.dit))
+        load_model_weights(chunks, Path(recipe.weights.dit))
     return chunks
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mugv.stages.base import StageContext
@@ -39,17 +40,33 @@ def train(ctx: StageContext) -> dict[str, float]:
         process_groups.start(ctx.recipe.parallel.world)
     settings = ctx.recipe.vae.train
     clips = ClipSet.open(ctx.inputs["clips"])
-    torch.manual_seed(ctx.recipe.seed)
-    vae = VideoVAE(ctx.recipe.vae.model)
-    footage = lru_cache(maxsize=1)(lambda size: _decode(clips, clips.rows("train"), size))
-    task = VAETask(vae, settings, footage, ctx.recipe.seed)
-    fit(task, ctx.work / "train", task.steps, settings.save_every, ctx.progress)
+    if ctx.recipe.weights.vae:
+        vae = _given(ctx)
+    else:
+        torch.manual_seed(ctx.recipe.seed)
+        vae = VideoVAE(ctx.recipe.vae.model)
+        footage = lru_cache(maxsize=1)(lambda size: _decode(clips, clips.rows("train"), size))
+        task = VAETask(vae, settings, footage, ctx.recipe.seed)
+        fit(task, ctx.work / "train", task.steps, settings.save_every, ctx.progress)
+        publish_curve(ctx.work / "train", ctx.out)
     metrics = {"parameters": float(count_parameters(ctx.recipe.vae.model)), **_measure(ctx, vae, clips)}
     if is_main():
         save_vae(vae, ctx.out)
         (ctx.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    publish_curve(ctx.work / "train", ctx.out)
     return metrics
+
+
+def _given(ctx: StageContext) -> VideoVAE:
+    """The VAE of weights.vae, which must have the recipe's size."""
+    from mugv.errors import UserError
+    from mugv.vae import load_vae
+
+    folder, model = Path(str(ctx.recipe.weights.vae)), ctx.recipe.vae.model
+    vae = load_vae(folder)
+    other = {k: v for k, v in vae.config.model_dump().items() if v != model.model_dump()[k] and not k.startswith("decode_")}
+    if other:
+        raise UserError(f"weights.vae {folder}: its size differs from vae.model of the recipe; set there {other}")
+    return vae
 
 
 def _decode(clips: ClipSet, rows: list[ClipRow], size: int) -> torch.Tensor:
@@ -70,5 +87,6 @@ def _measure(ctx: StageContext, vae: VideoVAE, clips: ClipSet) -> dict[str, floa
     from mugv.vae.reconstruct import measure
 
     rows = (clips.rows("validation") or clips.rows("train"))[:MEASURED_CLIPS]
-    frames = _decode(clips, rows, ctx.recipe.vae.train.phases[-1].size)
+    phases = ctx.recipe.vae.train.phases
+    frames = _decode(clips, rows, phases[-1].size if phases else min(ctx.recipe.encode.sizes[0]))
     return {"vae_measured_clips": float(len(rows)), **measure(vae, frames, ctx.recipe.encode.batch)}
