@@ -83,10 +83,11 @@ def _decode(clips: ClipSet, rows: list[ClipRow], size: int) -> torch.Tensor:
 
 
 def _measure(ctx: StageContext, vae: VideoVAE, clips: ClipSet) -> dict[str, float]:
-    """PSNR, SSIM and latent statistics of a round trip of held-out clips at the last phase's size."""
+    """PSNR, SSIM and latent statistics of a round trip of held-out clips at the last phase's size, without phases at the clips' own."""
     from mugv.vae.reconstruct import measure
 
     rows = (clips.rows("validation") or clips.rows("train"))[:MEASURED_CLIPS]
     phases = ctx.recipe.vae.train.phases
-    frames = _decode(clips, rows, phases[-1].size if phases else min(ctx.recipe.encode.sizes[0]))
+    size = phases[-1].size if phases else min(min(r.height, r.width) for r in rows) // 16 * 16
+    frames = _decode(clips, rows, size)
     return {"vae_measured_clips": float(len(rows)), **measure(vae, frames, ctx.recipe.encode.batch)}

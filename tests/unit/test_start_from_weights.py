@@ -52,7 +52,7 @@ def recipe_with(weights: dict[str, str], **changes) -> Recipe:
 
 def test_training_goes_on_from_the_given_networks(weights, tmp_path):
     still = {**TREE["pretrain"][0], "optimizer": {"learning_rate": 1e-12}}
-    recipe = recipe_with(weights, pretrain=[still])
+    recipe = recipe_with(weights, pretrain=[still], vae={**TREE["vae"], "train": {"phases": []}})
     write_clip_set(tmp_path / "clips", recipe)
     vae = context(recipe, tmp_path, "train_vae", clips=tmp_path / "clips")
     train_vae.run(vae)
