@@ -23,6 +23,7 @@ from mugv.recipe.schema import Optimizer, Parallel
 from mugv.training import process_groups
 from mugv.training.engine import Engine, build_chunks
 from mugv.training.flow_data import generator_for
+from mugv.training.loop import CheckpointWriter
 from mugv.training.objectives import FlowBatch, losses, pack, predict
 
 MODEL = DiTModel(layers=4, hidden=48, heads=4, latent_channels=4)
@@ -136,6 +137,8 @@ def run(case: dict, folder: Path) -> None:
     report: dict = {"losses": [], "norms": []}
     if case.get("load"):
         engine.load(Path(case["load"]))
+    # Written by forked processes while the steps after it change the weights.
+    writer = CheckpointWriter(engine, Path(case.get("save", folder)), asynchronous="save" in case)
     rate = 0.1 if case.get("sgd") else 1e-3
     first = case.get("first_step", 0)
     for step in range(first, first + case.get("steps", 3)):
@@ -146,7 +149,9 @@ def run(case: dict, folder: Path) -> None:
             # The buffers keep the (clipped) gradients until the next step.
             torch.save(gradients(engine), folder / f"{case['name']}-{dist.get_rank()}.pt")
         if step == case.get("save_after"):
-            engine.save(Path(case["save"]))
+            writer.save(step + 1)
+        writer.poll()
+    writer.poll(wait=True)
     engine.sync_parameters()
     report["parameters"] = fingerprints(engine)
     report["layers"] = sorted(int(i) for chunk in engine.chunks for i in chunk.layers)

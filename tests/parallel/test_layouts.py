@@ -58,6 +58,7 @@ ADAM = {
     2: {"zero": ZERO, "zero overlap": {**ZERO, "overlap": True}},
     4: {
         "tp2 dp2 zero": {**ZERO, "tensor": 2},
+        "tp2 sp dp2 zero overlap": {**ZERO, "tensor": 2, "sequence_parallel": True, "overlap": True},
         "pp2 dp2 zero": {**ZERO, "pipeline": 2},
         "cp2 dp2 zero overlap": {**ZERO, "context": 2, "overlap": True},
         "pp2 interleaved dp2 zero overlap": {**ZERO, "pipeline": 2, "virtual_pipeline": 2, "overlap": True},
@@ -80,7 +81,7 @@ def jobs(world: int, checkpoint: Path) -> list[dict]:
     out += [{"name": name, "layout": layout} for name, layout in ADAM[world].items()]
     out += [{"name": name, "layout": {**layout, "precision": "bf16"}} for name, layout in BF16.get(world, {}).items()]
     out += [
-        {"name": f"loaded {name}", "layout": {**layout, **ZERO}, "load": str(checkpoint), "first_step": 3}
+        {"name": f"loaded {name}", "layout": {**layout, **ZERO}, "load": str(checkpoint / "step-00000003"), "first_step": 3}
         for name, layout in LOADS[world].items()
     ]
     return out
