@@ -131,10 +131,6 @@ def _transformer_engine() -> Varlen:
     return run
 
 
-def divides_heads(heads: int, context: int) -> bool:
-    return heads % context == 0
-
-
 def tokens_to_heads(qkv: Sequence[Tensor], group: ProcessGroup) -> tuple[Tensor, ...]:
     """Ulysses, forward: each [S / c, B, N, d] of this rank's tokens -> [S, B, N / c, d] of this rank's share of the heads."""
     c = group.size()

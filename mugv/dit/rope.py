@@ -26,10 +26,3 @@ def rope_table(frames: int, height: int, width: int, head_dim: int, device: str 
     position_S3 = torch.cat([start, grid, end]).double()
     angle_SK = (position_S3[:, :, None] * frequency).flatten(1)
     return torch.stack([angle_SK.cos(), angle_SK.sin()]).float().to(device)
-
-
-def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn adjacent pairs of the last axis. x [S, B, N, head_dim] of any float type, table [2, S, K]; same shape and type out."""
-    cos, sin = table[0][:, None, None], table[1][:, None, None]
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).type_as(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,11 @@ from megatron.core.utils import make_sharded_tensor_for_checkpoint, make_tp_shar
 from torch import Tensor
 
 from mugv.dit.model import MugDiT
+
+
+def as_chunks(model: MugDiT | Sequence[MugDiT]) -> list[MugDiT]:
+    """This rank's parts of a network, of which there is one unless pipelining is interleaved."""
+    return [model] if isinstance(model, MugDiT) else list(model)
 
 
 def is_split(parameter: Tensor) -> bool:

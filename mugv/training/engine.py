@@ -23,7 +23,7 @@ from torch import Tensor
 from mugv.dit.config import DiTConfig, make_config
 from mugv.dit.init import initialise
 from mugv.dit.model import MugDiT
-from mugv.dit.sharding import load_state, sharded_state
+from mugv.dit.sharding import as_chunks, load_state, sharded_state
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Optimizer, Parallel
 from mugv.training import process_groups
@@ -65,10 +65,6 @@ def build_model(model: DiTModel, text_width: int, width_divisor: int, layout: Pa
     """This rank's part of a freshly initialised DiT where there is one part: the whole network without pipelining."""
     (chunk,) = build_chunks(model, text_width, width_divisor, layout, seed)
     return chunk
-
-
-def as_chunks(model: MugDiT | Sequence[MugDiT]) -> list[MugDiT]:
-    return [model] if isinstance(model, MugDiT) else list(model)
 
 
 def all_parameters(chunks: Sequence[MugDiT]) -> list[Tensor]:

@@ -14,7 +14,7 @@ from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from torch.distributed.checkpoint.api import CheckpointException
 
 from mugv.dit.model import MugDiT
-from mugv.dit.sharding import load_state, sharded_state
+from mugv.dit.sharding import as_chunks, load_state, sharded_state
 from mugv.errors import UserError
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Parallel
@@ -45,7 +45,7 @@ def save_sharded(state: dict[str, Any], folder: Path, asynchronous: bool = False
 
 def save_model(model: MugDiT | Sequence[MugDiT], folder: Path, description: dict[str, Any]) -> None:
     """A DiT checkpoint for later stages: `model/` in the distributed format and `config.json`."""
-    save_sharded({"model": sharded_state(_chunks(model))}, folder / "model")
+    save_sharded({"model": sharded_state(as_chunks(model))}, folder / "model")
     (folder / "config.json").write_text(json.dumps(description, indent=1))
 
 
@@ -59,12 +59,8 @@ def load_state_weights(model: MugDiT | Sequence[MugDiT], checkpoint: Path) -> No
     _load_weights(model, checkpoint / "state", "assume_ok_unexpected")
 
 
-def _chunks(model: MugDiT | Sequence[MugDiT]) -> list[MugDiT]:
-    return [model] if isinstance(model, MugDiT) else list(model)
-
-
 def _load_weights(model: MugDiT | Sequence[MugDiT], folder: Path, strict: str) -> None:
-    chunks = _chunks(model)
+    chunks = as_chunks(model)
     try:
         state = dist_checkpointing.load({"model": sharded_state(chunks)}, str(folder), strict=strict)
     except _UNREADABLE as error:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from mugv.dit.model import MugDiT
-from mugv.dit.sharding import sharded_state
+from mugv.dit.sharding import as_chunks, sharded_state
 from mugv.recipe.schema import AlignRound, Parallel, PretrainStage, TrainStage
 from mugv.training import process_groups
-from mugv.training.engine import Engine, all_parameters, as_chunks, frozen_copy, run_schedule
+from mugv.training.engine import Engine, all_parameters, frozen_copy, run_schedule
 from mugv.training.flops import Clip, step_flops, utilisation
 from mugv.training.flow_data import FlowData
 from mugv.training.model_io import Save, load_model_weights, save_sharded

@@ -38,8 +38,3 @@ def to_video(frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 def to_images(frames: Tensor) -> Tensor:
     """uint8 [N, H, W, 3] -> [N, 3, H, W] in [-1, 1]."""
     return frames.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-
-
-def to_uint8(video: Tensor) -> Tensor:
-    """[B, 3, T, H, W] in [-1, 1] -> uint8 [B, T, H, W, 3]."""
-    return ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)

@@ -1,8 +1,7 @@
 """The 2D trunk of the VideoVAE: the SDXL image autoencoder's encoder and decoder, per frame, 8x in height and width.
 
 Module names are those of the released file (diffusers' AutoencoderKL under `module`). Inside the VideoVAE the encoder stops
-before `conv_norm_out` and `conv_out`, and the decoder starts after `conv_in` (released code). These layers close the trunk
-into an image autoencoder of four channels, which is how the trunk is trained on its own before the temporal net exists.
+before `conv_norm_out` and `conv_out`, and the decoder starts after `conv_in` (released code): these layers are in the file and unused.
 Legend: N frames, C channels, H W rows and columns of the map at hand.
 """
 
@@ -132,10 +131,6 @@ class SpatialEncoder(nn.Module):
             x = level(x)
         return self.mid_block(x)
 
-    def image_moments(self, features: Tensor) -> Tensor:
-        """Features [N, C, h, w] -> mean and log-variance [N, 8, h, w] of the trunk's own four-channel latent."""
-        return self.conv_out(silu(self.conv_norm_out(features)))
-
 
 class SpatialDecoder(nn.Module):
     """Features [N, C, H/8, W/8] -> [N, 3, H, W]."""
@@ -157,10 +152,6 @@ class SpatialDecoder(nn.Module):
         for level in self.up_blocks:
             x = level(x)
         return self.conv_out(silu(self.conv_norm_out(x)))
-
-    def from_image_latent(self, latent: Tensor) -> Tensor:
-        """The trunk's own latent [N, 4, h, w] -> features [N, C, h, w]."""
-        return self.conv_in(latent)
 
 
 class ImageAutoencoder(nn.Module):

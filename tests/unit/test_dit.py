@@ -4,9 +4,10 @@ import importlib.metadata
 
 import pytest
 import torch
+from plain_rope import rotate
 
 from mugv.dit.megatron_cpu import MEGATRON_VERSION
-from mugv.dit.rope import rope_table, rotate
+from mugv.dit.rope import rope_table
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Parallel
 from mugv.training import process_groups

@@ -3,10 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from plain_rope import rotate
 
 from mugv.dit import attention
 from mugv.dit.fused import gated_add, modulate, norm_rotate
-from mugv.dit.rope import rope_table, rotate
+from mugv.dit.rope import rope_table
 from mugv.dit.sequence import Span, TokenLayout
 from mugv.errors import MissingFeatureError
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "configs/tiny.yaml"
 
 
-@pytest.mark.parametrize("name", ["tiny", "footage", "mugv-10b"])
+@pytest.mark.parametrize("name", ["tiny", "footage", "mugv-10b", "mugv-10b-finetune"])
 def test_shipped_recipes_load_and_survive_their_own_json(name):
     recipe = load_recipe(ROOT / f"configs/{name}.yaml")
     assert recipe_from_json(recipe_to_json(recipe)) == recipe

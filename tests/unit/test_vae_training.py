@@ -15,7 +15,7 @@ from mugv.training.metrics_log import MetricsLog
 from mugv.vae import VideoVAE
 from mugv.vae.linear_start import start_linear
 from mugv.vae.reconstruct import measure
-from mugv.vae.samples import to_uint8, to_video, window_indices
+from mugv.vae.samples import window_indices
 from mugv.vae.training import VAETask, trainable
 
 MODEL = VAEModel(
@@ -196,7 +196,3 @@ def test_a_linear_start_for_longer_windows_or_too_few_channels_is_refused(clips)
         make(clips, phase("temporal", 1, windows=(1, 2)), linear_start=True).train_step(0)
     with pytest.raises(UserError, match="16 temporal channels in 4 groups hold 4 signals"):
         make(clips, phase("temporal", 1, windows=(1,)), linear_start=True).train_step(0)
-
-
-def test_bytes_survive_the_way_to_the_net_and_back(clips):
-    assert torch.equal(to_uint8(to_video(clips)), clips)
