@@ -75,13 +75,15 @@ def micro_batches(case: dict, step: int) -> list[FlowBatch]:
 
 
 def gradients(engine: Engine) -> dict[str, torch.Tensor]:
-    """Full gradients of the last step by name (not under ZeRO, where ranks hold parts)."""
+    """Full gradients of the last step by name, of what is trained (not under ZeRO, where ranks hold parts)."""
     from megatron.core import parallel_state
 
     group, size = parallel_state.get_tensor_model_parallel_group(), parallel_state.get_tensor_model_parallel_world_size()
     found = {}
     for chunk in engine.chunks:
         for name, parameter in chunk.named_parameters():
+            if not parameter.requires_grad:
+                continue
             value = parameter.main_grad.clone()
             if is_split(parameter):
                 parts = [torch.empty_like(value) for _ in range(size)]

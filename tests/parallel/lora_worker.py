@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from layout_worker import CLIPS, MODEL, TEXT, SGDEngine, Squared, fill_biases_and_norms, fingerprints, micro_batches
+from layout_worker import CLIPS, MODEL, TEXT, SGDEngine, Squared, fill_biases_and_norms, fingerprints, gradients, micro_batches
 
 from mugv.dit.lora import attach, is_adapter
-from mugv.dit.sharding import full_shape, is_split, shard
+from mugv.dit.sharding import full_shape, shard
 from mugv.recipe.schema import LoRA, Optimizer, Parallel
 from mugv.training import process_groups
 from mugv.training.adapters import save_adapter
@@ -29,25 +29,6 @@ def fill_factors(chunks) -> None:
             if name.endswith(".lora.b.weight"):
                 generator = torch.Generator().manual_seed(len(name))
                 parameter.copy_(shard(torch.randn(full_shape(parameter), generator=generator) * 0.1, parameter))
-
-
-def gradients(engine: SGDEngine) -> dict[str, torch.Tensor]:
-    """Full gradients of the adapters that this rank holds."""
-    from megatron.core import parallel_state
-
-    group, size = parallel_state.get_tensor_model_parallel_group(), parallel_state.get_tensor_model_parallel_world_size()
-    found = {}
-    for chunk in engine.chunks:
-        for name, parameter in chunk.named_parameters():
-            if not is_adapter(name):
-                continue
-            value = parameter.main_grad.clone()
-            if is_split(parameter):
-                parts = [torch.empty_like(value) for _ in range(size)]
-                dist.all_gather(parts, value, group=group)
-                value = torch.cat(parts, parameter.partition_dim)
-            found[name] = value
-    return found
 
 
 def run(case: dict, folder: Path) -> None:

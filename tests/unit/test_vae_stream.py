@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from vae_tools import TINY, random_vae
 
 from mugv.errors import UserError
 from mugv.recipe.models import VAEModel
@@ -12,20 +13,10 @@ from mugv.vae import Tiling, VideoVAE, model
 from mugv.vae.linear_start import start_linear
 from mugv.vae.tiling import crossfade, even_spans, spans, tiled
 
-TINY = VAEModel(
-    base_channels=8, channel_multipliers=(1, 1, 2, 2), blocks_per_level=1, temporal_channels=(8, 8, 16, 16), temporal_blocks=1, groups=4
-)
-
 
 @pytest.fixture(scope="module")
 def vae() -> VideoVAE:
-    """Random weights on every branch: the silent residual branches of a fresh net would hide mistakes."""
-    torch.manual_seed(0)
-    net = VideoVAE(TINY)
-    for parameter in net.parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    return net.eval()
+    return random_vae()
 
 
 def cut(video: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
