@@ -20,7 +20,7 @@ from mugv.recipe.schema import Curation
 def merge(rows: Sequence[ClipRow], settings: Curation, seed: int) -> tuple[list[ClipRow], str]:
     """(rows in their final form, how the split was made: "source" or "clip"). UserError with counts when nothing is kept."""
     rows = sorted(rows, key=lambda row: (row.source, row.start_frame, row.clip_id))
-    rows = reject_duplicates(rows, settings.duplicate_distance)
+    rows = reject_duplicates(rows, settings.duplicates.distance)
     if not any(row.status == "kept" for row in rows):
         counts = ", ".join(f"{reason} {n}" for reason, n in sorted(Counter(row.reason for row in rows).items()))
         raise UserError(f"no clip was kept: {counts or 'no sources'}; look at the thresholds under curation")

@@ -29,16 +29,44 @@ class ClipRow:
     height: int = 0
     fps: float = 0.0
     frames: int = 0
-    sharpness: float = 0.0
-    """See mugv.curation.scores.sharpness."""
-    motion: float = 0.0
-    """See mugv.curation.scores.motion."""
+    crop: str = ""
+    """Box that the black borders left, `left,top,width,height` in upright source pixels; empty: the whole picture."""
+    stored: str = ""
+    """encoded | copied (cut without re-encoding); empty when rejected."""
+    licence: str = ""
+    sharpness: float | None = None
+    """Scores: see the class of the same name in mugv.curation.scores. None: not measured."""
+    motion: float | None = None
+    aesthetic: float | None = None
+    exposure: float | None = None
+    contrast: float | None = None
+    saturation: float | None = None
+    border: float | None = None
+    text: float | None = None
+    shake: float | None = None
+    freeze: float | None = None
+    speed_change: float | None = None
+    blockiness: float | None = None
+    bits_per_pixel: float | None = None
+    source_seconds: float | None = None
+    source_fps: float | None = None
+    aspect: float | None = None
     hash: str = ""
     """Hex; see mugv.curation.hashing."""
     score: float = 0.0
     """Composite, 0 to 1 over the kept clips; 0 when rejected."""
     caption: str = ""
+    """In full: what the text encoder reads."""
     caption_source: str = ""
+    """sidecar, or the name of the model."""
+    caption_subject: str = ""
+    """Parts of a structured caption."""
+    caption_appearance: str = ""
+    caption_motion: str = ""
+    caption_camera: str = ""
+    caption_background: str = ""
+    tags: tuple[str, ...] = ()
+    """`kind:word`, sorted; kind is subject, action or scene."""
     split: str = ""
     """train | validation, empty when rejected."""
     status: str = "rejected"
@@ -51,7 +79,13 @@ class ClipRow:
     """SHA-256 of the stored clip's bytes."""
 
 
-_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+_TYPES = {
+    "str": pa.string(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "float | None": pa.float64(),
+    "tuple[str, ...]": pa.list_(pa.string()),
+}
 SCHEMA = pa.schema([(f.name, _TYPES[str(f.type)]) for f in fields(ClipRow)])
 
 
@@ -61,4 +95,4 @@ def write_rows(path: Path, rows: Iterable[ClipRow]) -> None:
 
 
 def read_rows(path: Path) -> list[ClipRow]:
-    return [ClipRow(**row) for row in pq.read_table(path).to_pylist()]
+    return [ClipRow(**{**row, "tags": tuple(row["tags"])}) for row in pq.read_table(path).to_pylist()]

@@ -113,15 +113,14 @@ def _verdict(row: ClipRow, settings: Curation) -> tuple[str, str]:
     def out(reason: str, what: str, value: float, sign: str, limit: float) -> tuple[str, str]:
         return reason, f"{what} {value:g} {sign} {limit:g}"
 
-    sharp, moved = settings.sharpness, settings.motion
-    if row.motion < moved.minimum:
-        return out("static", "motion", row.motion, "<", moved.minimum)
-    if row.motion > moved.maximum:
-        return out("too_fast", "motion", row.motion, ">", moved.maximum)
-    if row.sharpness < sharp.minimum:
-        return out("blurred", "sharpness", row.sharpness, "<", sharp.minimum)
-    if row.sharpness > sharp.maximum:
-        return out("too_sharp", "sharpness", row.sharpness, ">", sharp.maximum)
+    if settings.motion.minimum is not None and row.motion < settings.motion.minimum:
+        return out("static", "motion", row.motion, "<", settings.motion.minimum)
+    if settings.motion.maximum is not None and row.motion > settings.motion.maximum:
+        return out("too_fast", "motion", row.motion, ">", settings.motion.maximum)
+    if settings.sharpness.minimum is not None and row.sharpness < settings.sharpness.minimum:
+        return out("blurred", "sharpness", row.sharpness, "<", settings.sharpness.minimum)
+    if settings.sharpness.maximum is not None and row.sharpness > settings.sharpness.maximum:
+        return out("too_sharp", "sharpness", row.sharpness, ">", settings.sharpness.maximum)
     if settings.require_caption and not row.caption:
         return "no_caption", "no caption covers half of the clip"
     return "", ""

@@ -98,7 +98,7 @@ class _Span:
         assert self.first is not None
         assert self.last is not None
         long = self.last.seconds - self.first.seconds >= (self.settings.clip.frames - 1) / self.settings.clip.fps
-        return long and not self.black and statistics.median(self.blends) < self.settings.sharpness.minimum
+        return long and not self.black and statistics.median(self.blends) < (self.settings.sharpness.minimum or 0.0)
 
     def rejected(self, reason: str, detail: str) -> Window:
         assert self.first is not None

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mugv.recipe.curation import Curation as Curation
 from mugv.recipe.flow import Flow as Flow
 from mugv.recipe.flow import FrameMask as FrameMask
 from mugv.recipe.flow import Sampler as Sampler
@@ -46,68 +47,6 @@ class Data(Part):
     shards: Positive = 2
     """How many curation tasks share the sources."""
     sample: SampleFootage = SampleFootage()
-
-
-class ShotSplit(Part):
-    """Shot boundaries by PySceneDetect, frames trimmed beside each, windows over long shots."""
-
-    content_threshold: float = 27.0
-    fade_threshold: float = 12.0
-    """Mean luma (0 to 255) under which a frame counts as faded to black."""
-    gradual_threshold: float = 3.0
-    """Standard deviations of the shot's own frame-to-frame change that mark a cross-fade."""
-    minimum_frames: Positive = 8
-    trim_frames: NonNegative = 2
-
-
-class Range(Part):
-    """Keep a clip when minimum <= score <= maximum."""
-
-    minimum: float = 0.0
-    maximum: float = 1e9
-
-
-class Sharpness(Range):
-    """Variance of the Laplacian after a resize of the short side (paper 2.1: 200 to 2000, size unknown)."""
-
-    short_side: Positive = 720
-
-
-class MotionRange(Range):
-    """Mean optical-flow magnitude over three frame pairs, pixels a pair at `short_side` (paper 2.1: 1 to 20)."""
-
-    short_side: Positive = 360
-    gap_seconds: float = 0.125
-
-
-class ClipFormat(Part):
-    """How a kept clip is cut and stored."""
-
-    frames: Positive = 17
-    """Frames of a clip at `fps`: 1 + 8k."""
-    fps: float = 12.0
-    short_side: Positive = 96
-    """Clips are scaled down to this short side, never up."""
-    stride_frames: Positive = 17
-    """Distance between windows over one long shot."""
-
-    @model_validator(mode="after")
-    def _length(self) -> ClipFormat:
-        if self.frames % 8 != 1:
-            raise ValueError(f"frames must be 1 + 8k (9, 17, 25, ...), got {self.frames}")
-        return self
-
-
-class Curation(Part):
-    shot: ShotSplit = ShotSplit()
-    sharpness: Sharpness = Sharpness()
-    motion: MotionRange = MotionRange()
-    duplicate_distance: NonNegative = 6
-    """Bits of the perceptual video hash under which two clips are the same."""
-    clip: ClipFormat = ClipFormat()
-    validation_fraction: Fraction = 0.15
-    """Share of the sources whose clips are kept for validation."""
-    require_caption: bool = True
 
 
 class VAEPhase(Part):

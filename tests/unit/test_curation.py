@@ -220,7 +220,7 @@ def test_duplicates_need_the_same_caption_and_neighbours_are_spared():
         row(4),
         row(5, hash=row(4).hash, start_seconds=41.4, end_seconds=42.8),
     ]
-    merged, _ = merge(rows, Curation(duplicate_distance=5), 0)
+    merged, _ = merge(rows, Curation(duplicates={"distance": 5}), 0)
     assert [r.reason for r in merged] == ["", "duplicate", "", "", ""]
 
 

@@ -28,7 +28,7 @@ def changed(folder: Path, *overrides: str, data: tuple[str, str] = ("", "")) -> 
     [
         ("data.sample.seed=5", "footage"),
         ("curation.sharpness.minimum=50", "curate_shard-0"),
-        ("curation.duplicate_distance=3", "curate_shard-0"),
+        ("curation.duplicates.distance=3", "curate_shard-0"),
         ("vae.train.phases.0.steps=9", "train_vae"),
         ("encode.batch=2", "encode"),
         ("pretrain.0.steps=9", "pretrain-0"),

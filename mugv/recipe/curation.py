@@ -1,0 +1,198 @@
+"""The recipe's part on data: how raw footage becomes clips. Same rules as mugv.recipe.schema: frozen, strict, units in the docstrings.
+
+A score's thresholds are a `Range`; limits that are unset reject nothing, the score is measured and kept all the same.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mugv.recipe.models import ModelPart as Part
+from mugv.recipe.models import Positive
+
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class ShotSplit(Part):
+    """Shot boundaries by PySceneDetect and a colour-structure SVM, frames trimmed beside each, windows over long shots."""
+
+    content_threshold: float = 27.0
+    """Least content score of a hard cut (PySceneDetect)."""
+    fade_threshold: float = 12.0
+    """Mean luma (0 to 255) under which a frame counts as faded to black."""
+    gradual_threshold: float = 3.0
+    """Standard deviations of the shot's own frame-to-frame change that mark a gradual transition."""
+    minimum_frames: Positive = 8
+    """A shorter shot gives no clip."""
+    maximum_seconds: Annotated[float, Field(gt=0)] | None = None
+    """No more than this of one shot, from its start, becomes clips; unset: all of it."""
+    trim_frames: NonNegative = 2
+    """Frames left out beside every boundary."""
+
+
+class SourceRule(Part):
+    """Shot thresholds for the sources whose name matches (the paper tunes them for each source)."""
+
+    match: str
+    """Glob on the source's name, such as `phone/*.mp4`. The first rule that matches counts."""
+    shot: ShotSplit
+
+
+class Range(Part):
+    """Keep a clip when minimum <= score <= maximum."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+
+    @model_validator(mode="after")
+    def _order(self) -> Range:
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum:g} must not exceed maximum {self.maximum:g}")
+        return self
+
+
+class Sharpness(Range):
+    """Variance of the Laplacian after a resize of the short side (paper 2.1: 200 to 2000, size unknown)."""
+
+    short_side: Positive = 720
+
+
+class Motion(Range):
+    """Mean optical-flow magnitude over three frame pairs, pixels a pair at `short_side` (paper 2.1: 1 to 20)."""
+
+    short_side: Positive = 360
+    gap_seconds: float = 0.125
+    method: Literal["dis", "raft"] = "dis"
+    """raft needs the `raft` extra and a GPU; same unit."""
+    weights: str | None = None
+    """raft: file with its weights."""
+
+
+class Border(Range):
+    """Share of the picture that is black border, 0 to 1."""
+
+    crop: bool = True
+    """Cut borders off the kept clips; every other score sees the picture without them."""
+
+
+class OverlaidText(Range):
+    """Share of the picture that boxes of overlaid text cover, 0 to 1."""
+
+    detector: Literal["rapidocr", "off"] = "rapidocr"
+    short_side: Positive = 192
+
+
+class Aesthetic(Range):
+    """LAION-style head on CLIP image embeddings, about 1 to 10 (paper 2.1: at least 4.5)."""
+
+    clip: str | None = None
+    """Folder of a CLIP model (transformers); unset: neither aesthetic score nor embeddings."""
+    head: str | None = None
+    """File with the head's weights (.safetensors or .pth); unset: embeddings alone."""
+    frames: Positive = 3
+
+
+class ClipFormat(Part):
+    """How a kept clip is cut and stored."""
+
+    frames: Positive = 17
+    """Frames of a clip at `fps`: 1 + 8k."""
+    fps: float = 12.0
+    short_side: Positive = 96
+    """Clips are scaled down to this short side, never up."""
+    stride_frames: Positive = 17
+    """Distance between windows over one long shot."""
+    copy_streams: bool = False
+    """Cut without re-encoding where a clip begins on a key frame and needs neither scaling, cropping nor another frame rate."""
+
+    @model_validator(mode="after")
+    def _length(self) -> ClipFormat:
+        if self.frames % 8 != 1:
+            raise ValueError(f"frames must be 1 + 8k (9, 17, 25, ...), got {self.frames}")
+        return self
+
+
+class Captioning(Part):
+    """Where captions come from. A sidecar caption wins over a model's."""
+
+    kind: Literal["sidecar", "endpoint", "transformers"] = "sidecar"
+    url: str | None = None
+    """endpoint: base address of an OpenAI-compatible server, such as http://vllm:8000/v1."""
+    model: str | None = None
+    """endpoint: name of the model; transformers: folder or hub name."""
+    key_variable: str = "MUGV_CAPTION_KEY"
+    """Environment variable with the endpoint's key."""
+    frames: Positive = 8
+    """Pictures of a clip that the model sees, evenly spaced."""
+    short_side: Positive = 336
+    language: str = "en"
+    structured: bool = True
+    """Ask for subject, appearance, motion, camera and background; the caption is composed from them."""
+    maximum_words: Positive = 260
+    minimum_words: Positive = 3
+    concurrency: Positive = 16
+    requests_a_minute: Positive | None = None
+    attempts: Positive = 5
+    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    price_input: float = 0.0
+    """Price of a million input tokens, for the cost count."""
+    price_output: float = 0.0
+    score_suffix: bool = False
+    """Append ` aesthetic score: 6.0.` with the clip's own score, as the release does."""
+
+
+class Tags(Part):
+    """Entities (subjects, actions, scenes) of each caption."""
+
+    kind: Literal["rules", "endpoint"] = "rules"
+    """endpoint: the model of `caption`, whose settings it shares."""
+
+
+class Balance(Part):
+    """Stratified sampling: how the kept clips divide over tags."""
+
+    shares: dict[str, Fraction]
+    """Tag -> least share of the kept clips; the rest of the clips is thinned until it holds, the best scores stay."""
+
+
+class Duplicates(Part):
+    distance: NonNegative = 6
+    """Bits of the perceptual video hash up to which two clips are the same."""
+    similarity: Fraction | None = None
+    """Cosine of two clips' embeddings from which on they are the same; needs aesthetic.clip. Unset: hash alone."""
+    earlier: tuple[str, ...] = ()
+    """Folders of clip sets whose clips must not come again."""
+
+
+class Curation(Part):
+    shot: ShotSplit = ShotSplit()
+    per_source: tuple[SourceRule, ...] = ()
+    score_only: bool = False
+    """Measure everything, drop nothing: what a threshold would reject is said in `reason`, the clip stays."""
+    sharpness: Sharpness = Sharpness()
+    motion: Motion = Motion()
+    aesthetic: Aesthetic = Aesthetic()
+    exposure: Range = Range()
+    contrast: Range = Range()
+    saturation: Range = Range()
+    border: Border = Border()
+    text: OverlaidText = OverlaidText()
+    shake: Range = Range()
+    freeze: Range = Range()
+    speed_change: Range = Range()
+    blockiness: Range = Range()
+    bits_per_pixel: Range = Range()
+    source_seconds: Range = Range()
+    source_fps: Range = Range()
+    aspect: Range = Range()
+    clip: ClipFormat = ClipFormat()
+    caption: Captioning = Captioning()
+    require_caption: bool = True
+    tags: Tags = Tags()
+    duplicates: Duplicates = Duplicates()
+    balance: Balance | None = None
+    validation_fraction: Fraction = 0.15
+    """Share of the sources whose clips are kept for validation."""
