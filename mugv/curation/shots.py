@@ -26,7 +26,7 @@ from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector, ThresholdDetector
 
 from mugv.media.decode import Frame, VideoReader
-from mugv.recipe.schema import ShotSplit
+from mugv.recipe.curation import ShotSplit
 
 DETECTION_SIDE = 48
 """Short side, pixels, of the frames that the detectors see."""

@@ -17,7 +17,7 @@ from mugv.dataset.clipset import ClipSet
 from mugv.errors import UserError
 from mugv.media.decode import Frame
 from mugv.media.probe import VideoInfo
-from mugv.recipe.schema import Curation, ShotSplit
+from mugv.recipe.curation import Curation, ShotSplit
 from mugv.stages import curate_shard
 
 FOOTAGE = ("data.sample.shots=100", "data.sample.shot_frames=[22,26]")
