@@ -1,0 +1,38 @@
+"""Blockiness: steps on the coder's 8x8 grid."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from mugv.curation.scores.base import Clip, Input, spread
+
+SIDE = 1080
+"""Pictures up to this short side are measured at their own size: scaling wipes the grid out."""
+FRAMES = 2
+GRID = 8
+
+
+class Blockiness:
+    """Mean step between neighbouring pixels on the 8x8 grid over the mean step elsewhere: 1 without blocks. None above 1080 lines."""
+
+    name = "blockiness"
+    input = Input("luma", SIDE, FRAMES)
+
+    def __call__(self, clip: Clip) -> float | None:
+        if min(clip.size) > SIDE:
+            return None
+        return float(np.mean([blockiness(clip.luma(k, SIDE)) for k in spread(clip.count, FRAMES)]))
+
+
+def blockiness(luma: np.ndarray) -> float:
+    """Of [h, w] uint8; the grid may start anywhere, since pictures are cropped."""
+    across = cv2.absdiff(luma[:, 1:], luma[:, :-1]).mean(axis=0)
+    down = cv2.absdiff(luma[1:], luma[:-1]).mean(axis=1)
+    return float(np.sqrt(_on_grid(across) * _on_grid(down)))
+
+
+def _on_grid(steps: np.ndarray) -> float:
+    whole = steps[: steps.size // GRID * GRID].reshape(-1, GRID).mean(axis=0)
+    best = int(whole.argmax())
+    return float((whole[best] + 0.5) / (np.delete(whole, best).mean() + 0.5))
