@@ -50,6 +50,8 @@ class Settings:
     """Node name -> cache key. None: KFP caches nothing, since only the running task can know its key; the store still does."""
     retries: int = 0
     """How often the cluster starts a failed task again; it resumes from its own last checkpoint."""
+    goal: str = ""
+    """Node that the run is for; "": the last of the graph."""
 
 
 def component(stage: str) -> Any:
@@ -109,6 +111,8 @@ def _place(task: dsl.PipelineTask, node: Node, settings: Settings) -> None:
     resources = settings.recipe.resources
     pool: Pool = getattr(resources, node.pool)
     place(task, pool, resources.image_data if node.pool == "data" else resources.image_train, settings.retries)
+    if settings.goal:
+        task.set_env_variable("MUGV_GOAL", settings.goal)
     if node.pool == "data" and settings.recipe.data.videos and settings.recipe.data.videos.startswith("/"):
         kubernetes.mount_pvc(task, pvc_name=VIDEOS, mount_path=settings.recipe.data.videos)
 

@@ -13,7 +13,7 @@ STAGES = ("sample_footage", "scan", "curate_shard", "curate")
 
 def build_pipeline(recipe: Recipe, keys: dict[str, str] | None = None, retries: int = 0) -> Any:
     """A KFP pipeline of the recipe's data stages; parameters as in pipelines.train."""
-    settings = Settings(recipe, keys, retries)
+    settings = Settings(recipe, keys, retries, goal="curate")
     nodes = [node for node in build_graph(recipe) if node.stage in STAGES]
 
     @dsl.pipeline(name=cluster_name("mugv-data", recipe), description="Raw video to a curated ClipSet.")

@@ -48,6 +48,8 @@ class RunEnvironment:
     data_digest: str | None = None
     forwarded: bool = False
     """True when the process that started the run sends the stages' records to MLflow; False: each stage sends its own."""
+    goal: str = ""
+    """Node that the run is for; "": the last of the graph. A run for the data alone must not find its clip set unneeded."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> RunEnvironment:
@@ -61,6 +63,7 @@ class RunEnvironment:
             parent=env.get("MLFLOW_RUN_ID", ""),
             data_digest=env.get("MUGV_DATA_DIGEST"),
             forwarded=env.get("MUGV_FORWARDED") == "1",
+            goal=env.get("MUGV_GOAL", ""),
         )
 
     def to_env(self) -> dict[str, str]:
@@ -72,6 +75,7 @@ class RunEnvironment:
             "MLFLOW_EXPERIMENT_ID": self.experiment,
             "MLFLOW_RUN_ID": self.parent,
             "MUGV_FORWARDED": "1" if self.forwarded else "",
+            "MUGV_GOAL": self.goal,
         }
         if self.data_digest is not None:
             values["MUGV_DATA_DIGEST"] = self.data_digest
@@ -119,7 +123,7 @@ def run_node(node_name: str, recipe: Recipe, refs: dict[str, Ref], environment: 
     record = environment.record()
     common: dict[str, Any] = {"stage": node.stage, "index": node.index, "key": keys[node_name], "started": started, "pid": os.getpid()}
     found = store.find(prefix)
-    if found is None and node_name not in needed_nodes(nodes, set(cached_nodes(nodes, keys, store))):
+    if found is None and node_name not in needed_nodes(nodes, set(cached_nodes(nodes, keys, store)), environment.goal):
         found = Ref("", keys[node_name], "")
     if found:
         status = "hit" if found.digest else "not needed"

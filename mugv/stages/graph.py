@@ -13,10 +13,14 @@ from typing import Any, Literal
 
 from mugv.errors import UserError
 from mugv.recipe import Recipe
+from mugv.recipe.curation import Curation
 from mugv.stages.code_digest import code_digest
 
 Pool = Literal["data", "vae", "train"]
 REGISTRY_CODE = ("mugv.platform.registry", "mugv.platform.video_model")
+MERGED_PARTS = frozenset({"duplicates", "balance", "tags", "validation_fraction"})
+SHARD_PARTS = tuple(f"curation.{name}" for name in Curation.model_fields if name not in MERGED_PARTS)
+"""What decides a shard's part: to change how clips are merged decodes no source again."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,9 @@ def _data_nodes(recipe: Recipe) -> list[Node]:
     shards = range(recipe.data.shards)
     for i in shards:
         inputs = {"scan": "scan", **footage}
-        nodes.append(_node("curate_shard", inputs, ("curation",), "data", name=f"curate_shard-{i}", index=i, placement=("data.shards",)))
-    nodes.append(_node("curate", {f"parts/{i}": f"curate_shard-{i}" for i in shards}, ("curation", "seed"), "data"))
+        nodes.append(_node("curate_shard", inputs, SHARD_PARTS, "data", name=f"curate_shard-{i}", index=i, placement=("data.shards",)))
+    earlier = tuple(f"curation.duplicates.earlier.{k}" for k in range(len(recipe.curation.duplicates.earlier)))
+    nodes.append(_node("curate", {f"parts/{i}": f"curate_shard-{i}" for i in shards}, ("curation", "seed"), "data", files=earlier))
     return nodes
 
 
@@ -144,9 +149,9 @@ def _inputs(node: Node, of: dict[str, str]) -> dict[str, str]:
     return {name.partition("/")[0]: of[source] for name, source in node.inputs.items()}
 
 
-def needed_nodes(nodes: list[Node], hits: set[str]) -> set[str]:
-    """Names of the nodes whose output is wanted: the last one, and what a wanted node that is not a hit reads."""
-    wanted = {nodes[-1].name}
+def needed_nodes(nodes: list[Node], hits: set[str], goal: str = "") -> set[str]:
+    """Names of the nodes whose output is wanted: `goal` ("": the last node), and what a wanted node that is not a hit reads."""
+    wanted = {goal or nodes[-1].name}
     for node in reversed(nodes):
         if node.name in wanted and node.name not in hits:
             wanted |= set(node.inputs.values())

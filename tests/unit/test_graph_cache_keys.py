@@ -28,7 +28,7 @@ def changed(folder: Path, *overrides: str, data: tuple[str, str] = ("", "")) -> 
     [
         ("data.sample.seed=5", "footage"),
         ("curation.sharpness.minimum=50", "curate_shard-0"),
-        ("curation.duplicates.distance=3", "curate_shard-0"),
+        ("curation.duplicates.distance=3", "curate"),
         ("vae.train.phases.0.steps=9", "train_vae"),
         ("encode.batch=2", "encode"),
         ("pretrain.0.steps=9", "pretrain-0"),
@@ -99,6 +99,12 @@ def test_only_outputs_that_somebody_will_read_are_made(tmp_path: Path) -> None:
     assert needed_nodes(nodes, set(ALL)) == {"register"}
     wanted = needed_nodes(nodes, set(ALL) - {"encode", "scan", "evaluate", "register"})
     assert wanted == {"register", "evaluate", "align-1", "encode", "train_vae", "curate"}
+
+
+def test_a_run_for_the_clips_alone_makes_them_though_all_that_reads_them_is_there(tmp_path: Path) -> None:
+    nodes = build_graph(small_recipe(tmp_path))
+    assert needed_nodes(nodes, set(ALL) - {"curate"}) == {"register"}
+    assert "curate" in needed_nodes(nodes, set(ALL) - {"curate"}, "curate")
 
 
 @pytest.fixture
