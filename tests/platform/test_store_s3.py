@@ -114,7 +114,7 @@ def test_upload_goes_on_when_the_server_comes_back(store: Store, server: Server,
 
 
 def test_server_that_stays_away_is_one_line(store: Store, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mugv.store.s3.FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("mugv.store.s3_client.FIRST_WAIT_SECONDS", 0.01)
     server.stop()
     with pytest.raises(StoreError, match=r"failed 6 times .*; run again when it is back") as caught:
         store.find("vae/k1")

@@ -1,0 +1,90 @@
+"""The way to an S3 server: a client from the environment, retries with growing pauses, and which answers are final.
+
+Settings: MUGV_S3_ENDPOINT (or MINIO_ENDPOINT, AWS_ENDPOINT_URL), MUGV_S3_ACCESS_KEY and MUGV_S3_SECRET_KEY (or the AWS_* pair).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import urlparse
+
+import urllib3
+from minio import Minio
+from minio.error import InvalidResponseError, S3Error
+
+from mugv.errors import StoreError, UserError
+
+T = TypeVar("T")
+ATTEMPTS = 6
+FIRST_WAIT_SECONDS = 0.25
+THREADS = 4
+_MISSING = {"NoSuchKey", "NoSuchBucket", "NotFound"}
+_FINAL = {400, 401, 403, 405, 409, 501}
+"""Answers that stay the same however often one asks."""
+
+
+class MissingObjectError(StoreError):
+    """Nothing of that name."""
+
+
+def connect(label: str) -> Minio:
+    """A client of the server that the environment names. `label` says in errors what it is for. Raises UserError without keys."""
+    env = os.environ
+    endpoint = env.get("MUGV_S3_ENDPOINT") or env.get("MINIO_ENDPOINT") or env.get("AWS_ENDPOINT_URL") or "https://s3.amazonaws.com"
+    access = env.get("MUGV_S3_ACCESS_KEY") or env.get("AWS_ACCESS_KEY_ID")
+    secret = env.get("MUGV_S3_SECRET_KEY") or env.get("AWS_SECRET_ACCESS_KEY")
+    if not access or not secret:
+        raise UserError(f"{label}: no keys; set MUGV_S3_ACCESS_KEY and MUGV_S3_SECRET_KEY, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    parsed = urlparse(endpoint if "//" in endpoint else f"http://{endpoint}")
+    timeout = urllib3.Timeout(connect=10, read=300)
+    # Retries are ours: the client's own would multiply with them and cannot be told what is final.
+    pool = urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(0), maxsize=THREADS)
+    return Minio(
+        endpoint=parsed.netloc,
+        access_key=access,
+        secret_key=secret,
+        secure=parsed.scheme == "https",
+        region=env.get("AWS_REGION", "us-east-1"),
+        http_client=pool,
+    )
+
+
+def retried(label: str, what: str, action: Callable[[], T]) -> T:
+    """Do `action`, again with growing pauses while the server is away or busy. Raises MissingObjectError, StoreError."""
+    wait = FIRST_WAIT_SECONDS
+    for attempt in range(ATTEMPTS):
+        try:
+            return action()
+        except (S3Error, InvalidResponseError, urllib3.exceptions.HTTPError, ConnectionError) as error:
+            _give_up_if_final(label, what, error)
+            if attempt + 1 == ATTEMPTS:
+                raise StoreError(f"{label}: {what} failed {ATTEMPTS} times ({_short(error)}); run again when it is back") from error
+        time.sleep(wait)
+        wait *= 2
+    raise AssertionError("unreachable")
+
+
+def _give_up_if_final(label: str, what: str, error: Exception) -> None:
+    status = _status(error)
+    if status == 404:
+        raise MissingObjectError(f"{label}: {what}: no such object or bucket") from error
+    if status in _FINAL:
+        raise StoreError(f"{label}: {what} refused ({_short(error)}); check the bucket, the keys and the endpoint") from error
+
+
+def _status(error: Exception) -> int:
+    """HTTP status of an answer; 0 when there was none. Some servers answer with errors that only InvalidResponseError carries."""
+    if isinstance(error, S3Error):
+        return 404 if error.code in _MISSING else int(getattr(error.response, "status", 0) or 0)
+    if isinstance(error, InvalidResponseError):
+        return int(error._code)
+    return 0
+
+
+def _short(error: Exception) -> str:
+    if isinstance(error, S3Error):
+        return f"{error.code}: {error.message}"
+    return " ".join(str(error).split())[:160]
