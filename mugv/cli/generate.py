@@ -192,7 +192,7 @@ def _video(flag: str, path: Path, fps: float, first: int | None = None, last: in
     from mugv.media.probe import UnreadableVideoError
 
     try:
-        pictures = (frame.rgb for frame in resample(VideoReader(path), fps))
+        pictures = (frame.rgb() for frame in resample(VideoReader(path), fps))
         return np.stack(deque(islice(pictures, first), maxlen=last))
     except UnreadableVideoError as error:
         raise UserError(f"--{flag} {path}: not a video that can be read ({error})") from None

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +25,7 @@ import numpy as np
 from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector, ThresholdDetector
 
-from mugv.media.decode import Frame, VideoReader
+from mugv.media.decode import Frame
 from mugv.recipe.curation import ShotSplit
 
 DETECTION_SIDE = 48
@@ -49,15 +49,14 @@ class Tagged:
     """edge: in a shot, but within trim_frames of a boundary; blend and black: in a transition."""
 
 
-def tag_frames(reader: VideoReader, split: ShotSplit) -> Iterator[Tagged]:
-    """Every frame of the reader in order, a few frames late. Raises what the reader raises."""
+def tag_frames(frames: Iterable[Frame], fps: float, split: ShotSplit) -> Iterator[Tagged]:
+    """Every frame in order, a few frames late."""
     waiting: deque[Frame] = deque()
     marks: _Marks | None = None
-    for frame in reader:
+    for frame in frames:
         if marks is None:
-            assert reader.info is not None
-            marks = _Marks(split, min(60.0, max(8.0, reader.info.fps)))
-        marks.add(frame.rgb)
+            marks = _Marks(split, min(60.0, max(8.0, fps)))
+        marks.add(np.ascontiguousarray(frame.bgr(54)[..., ::-1]))
         waiting.append(frame)
         if len(waiting) > marks.delay:
             yield marks.tag(waiting.popleft())

@@ -1,60 +1,116 @@
-"""One source file to its rows and clips, in one decode.
+"""One source file to its rows and clips, in one decode: shots, windows, scores, verdict, clip.
 
-A file that ends too early gives the windows of the shots that were whole; its last, unfinished shot is rejected as
-`truncated`, since nothing tells a damaged picture from a good one there.
+A file that ends too early gives the windows before its end; the last one is rejected as `truncated`, since nothing tells a
+damaged picture from a good one there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import statistics
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from mugv.curation.hashing import video_hash
+from mugv.curation.meter import Meter
 from mugv.curation.rows import ClipRow
-from mugv.curation.scores import motion
+from mugv.curation.rules import verdict
+from mugv.curation.scores import Score, build_scores, embed, measure, pictures_needed
 from mugv.curation.shots import tag_frames
 from mugv.curation.sources import Caption, SourceFile
-from mugv.curation.windows import Window, cut_windows
-from mugv.media.decode import VideoReader
+from mugv.curation.windows import Clip, Window, cut_windows, shot_rule
+from mugv.media.ahead import read_ahead
+from mugv.media.decode import Frame, VideoReader
 from mugv.media.encode import write_video
 from mugv.media.probe import NoVideoStreamError, UnreadableVideoError
-from mugv.recipe.schema import Curation
+from mugv.media.resize import fit_short_side
+from mugv.recipe.curation import Curation
 
-Item = tuple[ClipRow, bytes]
-"""A row and the clip's MP4; empty for a rejected row."""
+AHEAD = 16
+"""Frames that the decoder may be ahead."""
+STRIP_FRAMES, STRIP_SIDE, STRIP_QUALITY = 6, 96, 80
 
 
-def curate_source(source: SourceFile, path: Path, settings: Curation) -> Iterator[Item]:
-    """Rows of a file, kept (so far: duplicates are found later) and rejected, with the bytes of the kept clips."""
+@dataclass(frozen=True)
+class Measured:
+    """A row with its scores and, unless it is a stretch without one, the clip (cropped when the recipe says so)."""
+
+    row: ClipRow
+    clip: Clip | None
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row and what is stored of it."""
+
+    row: ClipRow
+    clip: bytes = b""
+    """MP4; empty unless the row is kept."""
+    strip: bytes = b""
+    """JPEG, six frames side by side; empty without a clip."""
+    embedding: np.ndarray | None = None
+    """float32 [D]."""
+
+
+def measure_source(source: SourceFile, path: Path, settings: Curation, meter: Meter | None = None) -> Iterator[Measured]:
+    """Rows of a file with every score and its verdict; status `kept` means that no rule rejects it. Nothing is encoded.
+
+    `meter` is filled when the file is done: frames, playing time, time spent in the decoder.
+    """
     if source.duplicate_of:
-        yield _whole_file(source, "duplicate", f"the same bytes as {source.duplicate_of}"), b""
+        yield Measured(whole_file(source, "duplicate", f"the same bytes as {source.duplicate_of}"), None)
         return
-    sizes = (settings.sharpness.short_side, settings.motion.short_side, settings.clip.short_side)
-    reader = VideoReader(path, max(sizes))
-    waiting: list[Item] = []
-    shot = -1
+    reader = VideoReader(path)
+    held: Measured | None = None
     try:
-        for window in cut_windows(tag_frames(reader, settings.shot), settings):
-            if window.shot != shot:
-                yield from waiting
-                waiting, shot = [], window.shot
-            waiting.append(judge(window, source, settings))
+        for measured in _measured(reader, source, settings):
+            if held:
+                yield held
+            held = measured
     except NoVideoStreamError as error:
-        yield _whole_file(source, "no_video", str(error)), b""
+        yield Measured(whole_file(source, "no_video", str(error)), None)
     except UnreadableVideoError as error:
-        yield _whole_file(source, "unreadable", str(error)), b""
-    for row, data in waiting:
-        lost = reader.problem and row.reason != "transition"
-        yield (replace(row, status="rejected", reason="truncated", detail=reader.problem), b"") if lost else (row, data)
+        yield Measured(whole_file(source, "unreadable", str(error)), None)
+    if held:
+        row = held.row
+        if reader.problem and row.reason not in ("transition", "black"):
+            row = replace(row, status="rejected", reason="truncated", detail=reader.problem)
+        yield Measured(row, held.clip)
+    if meter:
+        meter.add(Meter(reader.count, reader.seconds, reader.busy_seconds))
 
 
-def judge(window: Window, source: SourceFile, settings: Curation) -> Item:
+def curate_source(source: SourceFile, path: Path, settings: Curation, meter: Meter | None = None) -> Iterator[Item]:
+    """Rows of a file, kept (so far: duplicates are found later) and rejected, with what is stored of each."""
+    for measured in measure_source(source, path, settings, meter):
+        row, clip = measured.row, measured.clip
+        if clip is None:
+            yield Item(row)
+        elif row.status == "kept":
+            yield _stored(row, clip, path, settings)
+        else:
+            yield Item(row, strip=strip(clip), embedding=embed(clip, settings) if settings.score_only else None)
+
+
+def _measured(reader: VideoReader, source: SourceFile, settings: Curation) -> Iterator[Measured]:
+    scores = _scores(settings)
+    need = max(pictures_needed(scores), settings.clip.short_side)
+    frames = read_ahead((frame.held(need) for frame in reader), AHEAD)
+    first = next(frames, None)
+    if first is None:
+        return
+    assert reader.info is not None
+    split = shot_rule(source.name, settings)
+    tagged = tag_frames(_chained(first, frames), reader.info.fps, split)
+    for window in cut_windows(tagged, reader.info, split, settings.clip):
+        yield judge(window, source, settings, scores)
+
+
+def judge(window: Window, source: SourceFile, settings: Curation, scores: Sequence[Score]) -> Measured:
     """Score a window against the recipe; the first rule that fails gives the reason."""
     caption = caption_for(source.captions, window.start_seconds, window.end_seconds)
     row = ClipRow(
@@ -67,22 +123,22 @@ def judge(window: Window, source: SourceFile, settings: Curation) -> Item:
         end_seconds=round(window.end_seconds, 4),
         caption=caption,
         caption_source="sidecar" if caption else "",
+        licence=source.licence,
         reason=window.reason,
         detail=window.detail,
     )
-    if not window.samples:
-        return row, b""
-    frames = np.stack([sample.clip for sample in window.samples])
-    row = _measured(row, window, frames, settings)
+    if window.clip is None:
+        return Measured(row, None)
+    clip, box, values = measure(window.clip, scores, settings)
+    assert isinstance(clip, Clip)
+    height, width = fit_short_side(*clip.size, settings.clip.short_side)
+    crop = ",".join(map(str, box)) if box else ""
+    row = replace(row, crop=crop, width=width, height=height, frames=clip.count, fps=settings.clip.fps, **values)
     if not row.reason:
-        reason, detail = _verdict(row, settings)
+        reason, detail = verdict(row, settings)
         row = replace(row, reason=reason, detail=detail)
-    if row.reason:
-        return row, b""
-    buffer = io.BytesIO()
-    write_video(buffer, frames, settings.clip.fps)
-    data = buffer.getvalue()
-    return replace(row, status="kept", digest=hashlib.sha256(data).hexdigest()), data
+    status = "scored" if settings.score_only else "rejected" if row.reason else "kept"
+    return Measured(replace(row, status=status), clip)
 
 
 def caption_for(captions: tuple[Caption, ...], start: float, end: float) -> str:
@@ -97,35 +153,52 @@ def caption_for(captions: tuple[Caption, ...], start: float, end: float) -> str:
     return chosen
 
 
-def _measured(row: ClipRow, window: Window, frames: np.ndarray, settings: Curation) -> ClipRow:
-    fps, wanted = settings.clip.fps, settings.motion.gap_seconds
-    gap = min(len(frames) - 1, max(1, round(wanted * fps)))
-    moved = motion([s.flow for s in window.samples], settings.motion.short_side, gap, wanted * fps / gap)
-    sharp = statistics.median(s.sharpness for s in window.samples)
-    count, height, width = frames.shape[:3]
-    measured = replace(row, sharpness=round(sharp, 4), motion=round(moved, 4), hash=video_hash(frames))
-    return replace(measured, width=width, height=height, frames=count, fps=fps)
+def strip(clip: Clip) -> bytes:
+    """JPEG of six frames of a clip, evenly spaced, side by side."""
+    places = np.linspace(0, clip.count - 1, STRIP_FRAMES).round().astype(int)
+    picture = np.concatenate([clip.bgr(int(k), STRIP_SIDE) for k in places], axis=1)
+    done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, STRIP_QUALITY])
+    assert done
+    return data.tobytes()
 
 
-def _verdict(row: ClipRow, settings: Curation) -> tuple[str, str]:
-    """Reason and detail of the first rule that fails; both empty when none does."""
-
-    def out(reason: str, what: str, value: float, sign: str, limit: float) -> tuple[str, str]:
-        return reason, f"{what} {value:g} {sign} {limit:g}"
-
-    if settings.motion.minimum is not None and row.motion < settings.motion.minimum:
-        return out("static", "motion", row.motion, "<", settings.motion.minimum)
-    if settings.motion.maximum is not None and row.motion > settings.motion.maximum:
-        return out("too_fast", "motion", row.motion, ">", settings.motion.maximum)
-    if settings.sharpness.minimum is not None and row.sharpness < settings.sharpness.minimum:
-        return out("blurred", "sharpness", row.sharpness, "<", settings.sharpness.minimum)
-    if settings.sharpness.maximum is not None and row.sharpness > settings.sharpness.maximum:
-        return out("too_sharp", "sharpness", row.sharpness, ">", settings.sharpness.maximum)
-    if settings.require_caption and not row.caption:
-        return "no_caption", "no caption covers half of the clip"
-    return "", ""
-
-
-def _whole_file(source: SourceFile, reason: str, detail: str) -> ClipRow:
+def whole_file(source: SourceFile, reason: str, detail: str) -> ClipRow:
+    """The one row of a source that gives nothing."""
     name = hashlib.sha256(source.name.encode()).hexdigest()[:6]
-    return ClipRow(f"{source.digest[:12]}-file-{name}", source.name, source.digest, reason=reason, detail=detail)
+    return ClipRow(f"{source.digest[:12]}-file-{name}", source.name, source.digest, licence=source.licence, reason=reason, detail=detail)
+
+
+def _stored(row: ClipRow, clip: Clip, path: Path, settings: Curation) -> Item:
+    frames = clip.frames(settings.clip.short_side)
+    data = _copied(clip, path, settings)
+    stored = "copied" if data else "encoded"
+    if not data:
+        buffer = io.BytesIO()
+        write_video(buffer, frames, settings.clip.fps)
+        data = buffer.getvalue()
+    row = replace(row, hash=video_hash(frames), stored=stored, digest=hashlib.sha256(data).hexdigest())
+    return Item(row, data, strip(clip), embed(clip, settings))
+
+
+def _copied(clip: Clip, path: Path, settings: Curation) -> bytes | None:
+    if not settings.clip.copy_streams:
+        return None
+    from mugv.media.copy import copied_clip
+
+    return copied_clip(path, clip, settings)
+
+
+_BUILT: dict[str, list[Score]] = {}
+
+
+def _scores(settings: Curation) -> list[Score]:
+    """Built once a process: some hold a network."""
+    key = settings.model_dump_json()
+    if key not in _BUILT:
+        _BUILT[key] = build_scores(settings)
+    return _BUILT[key]
+
+
+def _chained(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
+    yield first
+    yield from rest

@@ -1,126 +1,165 @@
-"""Tagged frames to windows: stretches of exactly clip.frames pictures at clip.fps inside one shot, with all that scores need.
+"""Tagged frames to clips: stretches of exactly clip.frames pictures at clip.fps inside one shot.
 
 Windows stand one after the other from the start of a shot, so at most one window of frames is held at any time.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 
-from mugv.curation.scores import sharpness, shrink
 from mugv.curation.shots import Tagged
 from mugv.media.decode import Frame, resample
+from mugv.media.picture import SMALL_PICTURE, Box
+from mugv.media.probe import VideoInfo
 from mugv.media.resize import fit_short_side, resize_crop
-from mugv.recipe.schema import Curation
+from mugv.recipe.curation import ClipFormat, Curation, ShotSplit
 
 LEAST_PICTURES = 0.75
 """Share of a window's frames that must be different pictures of the source; below it the source's frame rate is too low."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One picture of a clip in the sizes that its users want."""
+class Clip:
+    """Frames of one candidate on the clip's grid; pictures are made when they are asked for. A crop is a view of the same frames."""
 
-    index: int
-    seconds: float
-    clip: np.ndarray
-    flow: np.ndarray
-    sharpness: float
+    def __init__(self, frames: Sequence[Frame], fps: float, info: VideoInfo, box: Box | None = None) -> None:
+        self._frames, self.fps, self.info, self.box = frames, fps, info, box
+
+    @property
+    def count(self) -> int:
+        return len(self._frames)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the (cropped) picture in upright source pixels."""
+        return self._frames[0].size if self.box is None else (self.box[3], self.box[2])
+
+    def seconds(self, k: int) -> float:
+        return self._frames[k].seconds
+
+    def index(self, k: int) -> int:
+        """Number in the source of the picture at k; neighbours share one where the source's frame rate is lower than the clip's."""
+        return self._frames[k].index
+
+    def key(self, k: int) -> bool:
+        """Whether that picture is a key frame of the source."""
+        return self._frames[k].key
+
+    @property
+    def corrupt(self) -> bool:
+        """Any of the pictures was damaged in the file."""
+        return any(frame.corrupt for frame in self._frames)
+
+    @property
+    def pictures(self) -> int:
+        """Different pictures of the source."""
+        return len({frame.index for frame in self._frames})
+
+    def luma(self, k: int, short_side: int) -> np.ndarray:
+        """uint8 [h, w], scaled down (never up) to the short side."""
+        return self._frames[k].luma(short_side, self.box)
+
+    def bgr(self, k: int, short_side: int) -> np.ndarray:
+        """uint8 [h, w, 3] in OpenCV's order, by the fast conversion."""
+        return self._frames[k].bgr(short_side, self.box)
+
+    def rgb(self, k: int, short_side: int) -> np.ndarray:
+        """uint8 [h, w, 3] by the exact conversion. Small pictures are converted whole, then scaled; large ones while they are converted."""
+        frame = self._frames[k]
+        height, width = fit_short_side(*self.size, short_side)
+        if frame.size[0] * frame.size[1] <= SMALL_PICTURE:
+            return resize_crop(frame.rgb(None, self.box)[None], height, width)[0]
+        return frame.rgb(short_side, self.box)
+
+    def frames(self, short_side: int) -> np.ndarray:
+        """uint8 [T, H, W, 3] for the encoder. A picture that is shown twice is converted once."""
+        made: list[np.ndarray] = []
+        for k in range(self.count):
+            made.append(made[-1] if k and self.index(k) == self.index(k - 1) else self.rgb(k, short_side))
+        return np.stack(made)
+
+    def crop(self, box: Box) -> Clip:
+        """What lies inside (left, top, width, height), upright source pixels; later sizes are those of the cropped picture."""
+        return Clip(self._frames, self.fps, self.info, box)
 
 
 @dataclass(frozen=True)
 class Window:
-    """A candidate for a clip, or (without samples) a stretch that gives none and why."""
+    """A candidate for a clip, or (without one) a stretch that gives none and why."""
 
-    samples: tuple[Sample, ...]
+    clip: Clip | None
     start_frame: int
     end_frame: int
     start_seconds: float
     end_seconds: float
-    shot: int
     reason: str = ""
     detail: str = ""
 
 
-def cut_windows(tagged: Iterable[Tagged], settings: Curation) -> Iterator[Window]:
-    """Windows of every shot in order; one Window without samples for a transition and for a shot that is too short."""
-    for shot, run in groupby(tagged, key=lambda t: t.shot):
-        span = _Span(shot, settings)
+def cut_windows(tagged: Iterable[Tagged], info: VideoInfo, split: ShotSplit, clip: ClipFormat) -> Iterator[Window]:
+    """Windows of every shot in order; one Window without a clip for a transition and for a shot that is too short."""
+    for _, run in groupby(tagged, key=lambda t: t.shot):
+        span = _Span(split)
         windows = 0
-        samples: list[Sample] = []
+        held: list[Frame] = []
         skip = 0
-        for sample in _samples(resample(span.usable(run), settings.clip.fps), settings):
+        for frame in resample(span.usable(run), clip.fps):
             if skip:
                 skip -= 1
                 continue
-            samples.append(sample)
-            if len(samples) == settings.clip.frames:
-                yield _window(samples, shot, settings)
+            held.append(frame)
+            if len(held) == clip.frames:
+                yield _window(Clip(tuple(held), clip.fps, info))
                 windows += 1
-                skip = max(0, settings.clip.stride_frames - len(samples))
-                del samples[: settings.clip.stride_frames]
+                skip = max(0, clip.stride_frames - len(held))
+                del held[: clip.stride_frames]
         if span.transition:
-            yield span.rejected("blurred" if span.soft() else "transition", f"a blend of {span.count} frames")
-        elif not windows or span.count < settings.shot.minimum_frames:
+            yield span.rejected("black" if 2 * span.black > span.count else "transition", f"a blend of {span.count} frames")
+        elif not windows or span.count < split.minimum_frames:
             yield span.rejected("too_short", f"a shot of {span.count} frames")
 
 
 class _Span:
     """Watches a run of frames go by."""
 
-    def __init__(self, shot: int, settings: Curation) -> None:
-        self.shot, self.settings = shot, settings
+    def __init__(self, split: ShotSplit) -> None:
+        self.split = split
         self.first: Frame | None = None
         self.last: Frame | None = None
-        self.count = 0
-        self.transition = self.black = False
-        self.blends: list[float] = []
+        self.count = self.black = 0
+        self.transition = False
 
     def usable(self, run: Iterable[Tagged]) -> Iterator[Frame]:
+        longest = self.split.maximum_seconds
         for tagged in run:
             self.first = self.first or tagged.frame
             self.last = tagged.frame
             self.count += 1
             self.transition = tagged.kind in ("blend", "black")
-            self.black |= tagged.kind == "black"
-            if tagged.kind == "blend":
-                self.blends.append(sharpness(tagged.frame.rgb, self.settings.sharpness.short_side))
-            if tagged.kind == "shot":
+            self.black += tagged.kind == "black"
+            if tagged.kind == "shot" and (longest is None or tagged.frame.seconds - self.first.seconds < longest):
                 yield tagged.frame
-
-    def soft(self) -> bool:
-        """As long as a clip, without black, and blurred: a soft picture that moves is a blend of itself, so this is no transition."""
-        assert self.first is not None
-        assert self.last is not None
-        long = self.last.seconds - self.first.seconds >= (self.settings.clip.frames - 1) / self.settings.clip.fps
-        return long and not self.black and statistics.median(self.blends) < (self.settings.sharpness.minimum or 0.0)
 
     def rejected(self, reason: str, detail: str) -> Window:
         assert self.first is not None
         assert self.last is not None
-        return Window((), self.first.index, self.last.index + 1, self.first.seconds, self.last.seconds, self.shot, reason, detail)
+        return Window(None, self.first.index, self.last.index + 1, self.first.seconds, self.last.seconds, reason, detail)
 
 
-def _samples(frames: Iterable[Frame], settings: Curation) -> Iterator[Sample]:
-    made: Sample | None = None
-    for frame in frames:
-        if made is None or made.index != frame.index:
-            height, width = fit_short_side(frame.rgb.shape[0], frame.rgb.shape[1], settings.clip.short_side)
-            clip = resize_crop(frame.rgb[None], height, width)[0]
-            flow = shrink(frame.rgb, settings.motion.short_side)
-            made = Sample(frame.index, frame.seconds, clip, flow, sharpness(frame.rgb, settings.sharpness.short_side))
-        yield made
+def _window(clip: Clip) -> Window:
+    last, reason, detail = clip.count - 1, "", ""
+    if clip.corrupt:
+        reason, detail = "corrupt", "the decoder concealed damage in it"
+    elif clip.pictures < LEAST_PICTURES * clip.count:
+        reason, detail = "low_frame_rate", f"{clip.pictures} pictures for {clip.count} frames"
+    return Window(clip, clip.index(0), clip.index(last) + 1, clip.seconds(0), clip.seconds(last) + 1 / clip.fps, reason, detail)
 
 
-def _window(samples: list[Sample], shot: int, settings: Curation) -> Window:
-    first, last = samples[0], samples[-1]
-    pictures = len({sample.index for sample in samples})
-    low = pictures < LEAST_PICTURES * len(samples)
-    end = last.seconds + 1 / settings.clip.fps
-    reason, detail = ("low_frame_rate", f"{pictures} pictures for {len(samples)} frames") if low else ("", "")
-    return Window(tuple(samples), first.index, last.index + 1, first.seconds, end, shot, reason, detail)
+def shot_rule(name: str, settings: Curation) -> ShotSplit:
+    """The thresholds for a source of this name: those of the first rule that matches, else the recipe's."""
+    from fnmatch import fnmatchcase
+
+    return next((rule.shot for rule in settings.per_source if fnmatchcase(name, rule.match)), settings.shot)

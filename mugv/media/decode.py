@@ -1,48 +1,102 @@
-"""Frames of a video file in order, scaled while they are converted, so that a 4K file never needs 4K RGB frames.
+"""Frames of a video file in order. A frame computes its pixels when they are asked for, from the decoder's own planes.
 
-`VideoReader` is the one decoder: rotation metadata, sample aspect ratio, 10-bit and alpha pixel formats are handled here,
-so everything above sees upright 8-bit RGB at a steady meaning of time (seconds from the first frame).
+`VideoReader` is the one decoder: rotation metadata, sample aspect ratio, 10-bit and alpha pixel formats are handled here and
+in `picture`, so everything above sees upright 8-bit pictures and a steady meaning of time (seconds from the first frame).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from mugv.media.probe import Source, UnreadableVideoError, VideoInfo, describe, display_size, open_container, video_stream
+from mugv.media.picture import SMALL_PICTURE, Box, Converter, Decoded, Picture, Pixels
+from mugv.media.probe import Source, UnreadableVideoError, VideoInfo, describe, open_container, video_stream
 from mugv.media.resize import fit_short_side
 
-SMALL_PICTURE = 640 * 480
-"""Pixels up to which one decoder thread is the fastest."""
 
-
-@dataclass(frozen=True)
 class Frame:
-    """One picture: uint8 [H, W, 3] RGB, upright, and when it is shown."""
+    """One picture and when it is shown. Arrays are made on demand; small ones are kept."""
 
-    index: int
-    """Number in the file, from 0."""
-    seconds: float
-    """Time since the file's first frame."""
-    rgb: np.ndarray
+    __slots__ = ("_cache", "_limit", "_picture", "corrupt", "index", "key", "seconds")
+
+    def __init__(
+        self, index: int, seconds: float, picture: Picture, limit: int | None = None, key: bool = False, corrupt: bool = False
+    ) -> None:
+        self.index = index
+        """Number in the file, from 0."""
+        self.seconds = seconds
+        """Time since the file's first frame."""
+        self.key = key
+        """A key frame: decoding can begin here."""
+        self.corrupt = corrupt
+        """The decoder concealed damage here, or in a picture that this one is built on."""
+        self._picture = picture
+        self._limit = limit
+        self._cache: dict[tuple[str, int, Box | None], np.ndarray] = {}
+
+    @classmethod
+    def from_rgb(cls, index: int, seconds: float, rgb: np.ndarray) -> Frame:
+        """A frame of uint8 [H, W, 3]."""
+        return cls(index, seconds, Pixels(rgb))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the source, upright, pixels square."""
+        return self._picture.size
+
+    def luma(self, short_side: int, box: Box | None = None) -> np.ndarray:
+        """Brightness uint8 [h, w], full range, scaled down (never up) to the short side, sizes even; `box` in source pixels."""
+        return self._small("luma", short_side, box)
+
+    def bgr(self, short_side: int, box: Box | None = None) -> np.ndarray:
+        """uint8 [h, w, 3] in OpenCV's order, as `luma`."""
+        return self._small("bgr", short_side, box)
+
+    def rgb(self, short_side: int | None = None, box: Box | None = None) -> np.ndarray:
+        """uint8 [h, w, 3] by the exact conversion of the source's colours; None: the reader's short side, else the whole size."""
+        return self._picture.rgb(*self._fit(short_side or self._limit, box), box)
+
+    def held(self, short_side: int) -> Frame:
+        """This frame without what is above twice the need: a 4K frame that waits in memory holds no 4K planes."""
+        picture = self._picture.held(short_side)
+        if picture is self._picture:
+            return self
+        frame = Frame(self.index, self.seconds, picture, self._limit, self.key, self.corrupt)
+        frame._cache = self._cache
+        return frame
+
+    def _small(self, form: str, short_side: int, box: Box | None) -> np.ndarray:
+        key = (form, short_side, box)
+        if key not in self._cache:
+            self._cache[key] = getattr(self._picture, form)(*self._fit(short_side, box), box)
+        return self._cache[key]
+
+    def _fit(self, short_side: int | None, box: Box | None) -> tuple[int, int]:
+        height, width = self.size if box is None else (box[3], box[2])
+        return (height, width) if short_side is None else fit_short_side(height, width, short_side)
 
 
 class VideoReader:
     """Iterates over the frames of a file, once. `info` is set from the first frame on, `problem` when the file ends too early."""
 
     def __init__(self, source: Source, short_side: int | None = None) -> None:
-        """`short_side`: scale frames down (never up) to this short side, sizes made even; None keeps the size."""
+        """`short_side`: what `Frame.rgb()` is scaled down to (never up) when it is not told, sizes made even; None keeps the size."""
         self.source = source
         self.short_side = short_side
         self.info: VideoInfo | None = None
         self.problem = ""
         """Empty, or one line: where decoding stopped and why."""
+        self.busy_seconds = 0.0
+        """Time spent in the decoder."""
+        self.count = 0
+        """Frames so far."""
+        self.seconds = 0.0
+        """When the last of them is shown."""
 
     def __iter__(self) -> Iterator[Frame]:
         """Raises UnreadableVideoError (NoVideoStreamError) before the first frame; later errors end the iteration and set `problem`."""
@@ -55,28 +109,32 @@ class VideoReader:
             yield from self._frames(container, stream)
 
     def _frames(self, container: InputContainer, stream: VideoStream) -> Iterator[Frame]:
-        convert = _Converter(stream, self.short_side)
+        converter = Converter(stream.sample_aspect_ratio)
         clock = _Clock(stream)
-        count, last = 0, 0.0
         for picture in self._pictures(container, stream):
             if self.info is None:
                 self.info = describe(container, stream, picture)
             seconds = clock.seconds(picture)
             if seconds is None:
                 continue
-            yield Frame(count, seconds, convert(picture))
-            count, last = count + 1, seconds
+            self.count, self.seconds = self.count + 1, seconds
+            decoded = Decoded(picture, converter)
+            yield Frame(self.count - 1, seconds, decoded, self.short_side, bool(picture.key_frame), bool(picture.is_corrupt))
         if self.info is None:
             raise UnreadableVideoError(f"no frame can be decoded ({self.problem or 'the stream is empty'})")
-        self.problem = self.problem or _missing(self.info, count, last)
+        self.problem = self.problem or _missing(self.info, self.count, self.seconds)
 
     def _pictures(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+        begun = time.perf_counter()
         try:
             for packet in container.demux(stream):
                 if packet.is_corrupt:
                     self.problem = "a damaged packet"
                     return
-                yield from packet.decode()
+                pictures = packet.decode()
+                self.busy_seconds += time.perf_counter() - begun
+                yield from pictures
+                begun = time.perf_counter()
         except (av.error.FFmpegError, OSError) as error:
             self.problem = getattr(error, "strerror", None) or str(error)
 
@@ -102,38 +160,12 @@ class _Clock:
         return now
 
 
-class _Converter:
-    """A decoded picture of any pixel format to upright RGB; the scaler is kept from frame to frame."""
-
-    def __init__(self, stream: VideoStream, short_side: int | None) -> None:
-        self.stream = stream
-        self.short_side = short_side
-        self.scaler = VideoReformatter()
-
-    def __call__(self, picture: av.VideoFrame) -> np.ndarray:
-        width, height = display_size(self.stream, picture)
-        if self.short_side is not None:
-            height, width = fit_short_side(height, width, self.short_side)
-        alpha = any(part.is_alpha for part in picture.format.components)
-        shrinks = width < picture.width
-        flags = Interpolation.ACCURATE_RND | (Interpolation.AREA if shrinks else Interpolation.BICUBIC)
-        if picture.width * picture.height <= SMALL_PICTURE:
-            flags |= Interpolation.FULL_CHR_H_INT
-        picture.pts = None
-        scaled = self.scaler.reformat(picture, width, height, "rgba" if alpha else "rgb24", interpolation=flags, threads=1)
-        rgb = scaled.to_ndarray()
-        if alpha:
-            rgb = _over_black(rgb)
-        turns = picture.rotation % 360 // 90
-        return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
-
-
 def read_video(source: Source, max_frames: int | None = None, short_side: int | None = None) -> tuple[np.ndarray, float]:
     """Frames uint8 [T, H, W, 3] and frames per second. Raises UnreadableVideoError, also when the file ends too early."""
     reader = VideoReader(source, short_side)
     frames = []
     for frame in reader:
-        frames.append(frame.rgb)
+        frames.append(frame.rgb())
         if len(frames) == max_frames:
             break
     if reader.problem:
@@ -161,11 +193,6 @@ def resample(frames: Iterable[Frame], fps: float) -> Iterator[Frame]:
     while held is not None and start + (tick + 0.1) / fps < held.seconds + step:
         yield held
         tick += 1
-
-
-def _over_black(rgba: np.ndarray) -> np.ndarray:
-    """[H, W, 4] to [H, W, 3]: what is transparent becomes black."""
-    return ((rgba[..., :3].astype(np.uint16) * rgba[..., 3:] + 127) // 255).astype(np.uint8)
 
 
 def _missing(info: VideoInfo, count: int, last: float) -> str:

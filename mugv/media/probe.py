@@ -38,6 +38,10 @@ class VideoInfo:
     rotation: int
     """Degrees, counterclockwise, that a viewer turns the stored picture: 0, 90, 180 or 270."""
     has_video: bool = True
+    bytes: int = 0
+    """Size of the file; 0 when the container does not say."""
+    bit_rate: int = 0
+    """Bits a second that the container declares for the video, else of the whole file; 0 when unknown."""
 
 
 @contextmanager
@@ -87,7 +91,10 @@ def describe(container: InputContainer, stream: VideoStream, frame: av.VideoFram
         seconds = float(stream.duration * stream.time_base)
     else:
         seconds = (container.duration or 0) / av.time_base
-    return VideoInfo(stream.codec_context.name, width, height, float(rate or 0), stream.frames, seconds, rotation)
+    size = max(0, container.size)
+    bits = stream.bit_rate or (round(8 * size / seconds) if seconds > 0 else 0)
+    name = stream.codec_context.name
+    return VideoInfo(name, width, height, float(rate or 0), stream.frames, seconds, rotation, bytes=size, bit_rate=bits)
 
 
 def display_size(stream: VideoStream, frame: av.VideoFrame) -> tuple[int, int]:

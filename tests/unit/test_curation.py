@@ -16,7 +16,6 @@ from mugv.curation.shots import tag_frames
 from mugv.dataset.clipset import ClipSet
 from mugv.errors import UserError
 from mugv.media.decode import Frame
-from mugv.media.probe import VideoInfo
 from mugv.recipe.curation import Curation, ShotSplit
 from mugv.stages import curate_shard
 
@@ -126,24 +125,13 @@ def test_a_killed_shard_does_not_decode_finished_sources_again(run, tmp_path, mo
     assert (ctx.out / "part.parquet").read_bytes() == (root / "curate_shard-1/out/part.parquet").read_bytes()
 
 
-class FakeReader:
-    """Frames from an array: the shot detector asks a reader for its frames and its frame rate only."""
-
-    def __init__(self, frames: np.ndarray, fps: float = 12) -> None:
-        self.info = VideoInfo("raw", frames.shape[2], frames.shape[1], fps, len(frames), len(frames) / fps, 0)
-        self.frames = [Frame(k, k / fps, f) for k, f in enumerate(frames)]
-
-    def __iter__(self):
-        return iter(self.frames)
-
-
 SPLIT = ShotSplit(**CURATION["shot"])
 
 
 def kinds(frames: np.ndarray) -> str:
     """s shot, e edge, b blend, B black, one letter a frame."""
     letters = {"shot": "s", "edge": "e", "blend": "b", "black": "B"}
-    return "".join(letters[t.kind] for t in tag_frames(FakeReader(frames), SPLIT))
+    return "".join(letters[t.kind] for t in tag_frames((Frame.from_rgb(k, k / 12, f) for k, f in enumerate(frames)), 12, SPLIT))
 
 
 def test_a_hard_cut_falls_on_its_frame():

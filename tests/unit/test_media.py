@@ -60,7 +60,7 @@ def test_frames_are_upright_when_the_metadata_says_rotated(tmp_path):
     info, back = probe(path), read_video(path)[0]
     assert (info.width, info.height, info.rotation) == (64, 128, 90)
     assert psnr(back, np.rot90(frames, 1, axes=(1, 2))) > 30
-    assert VideoReader(path, 32).__iter__().__next__().rgb.shape == (64, 32, 3)
+    assert VideoReader(path, 32).__iter__().__next__().rgb().shape == (64, 32, 3)
 
 
 def test_odd_size_is_read_whole_and_scaled_to_even_sides(tmp_path):
@@ -94,7 +94,7 @@ def test_variable_frame_rate_is_sampled_by_time_not_by_count(tmp_path):
 
 
 def test_resampling_at_the_own_rate_repeats_and_drops_nothing():
-    frames = [Frame(k, round(k / 12, 3), np.zeros((2, 2, 3), np.uint8)) for k in range(40)]
+    frames = [Frame.from_rgb(k, round(k / 12, 3), np.zeros((2, 2, 3), np.uint8)) for k in range(40)]
     assert [f.index for f in resample(frames, 12)] == list(range(40))
     assert [f.index for f in resample(frames[5:], 6)] == list(range(5, 40, 2))
 
@@ -143,7 +143,7 @@ def test_a_4k_frame_is_never_held_as_rgb(tmp_path):
     write_video(path, (np.full((2160, 3840, 3), 40 * k, np.uint8) for k in range(6)), 24, preset="ultrafast")
     code = (
         "import sys; from mugv.media.decode import VideoReader\n"
-        "n = sum(f.rgb.shape == (96, 170, 3) for f in VideoReader(sys.argv[1], 96))\n"
+        "n = sum(f.rgb().shape == (96, 170, 3) for f in VideoReader(sys.argv[1], 96))\n"
         # Not ru_maxrss: a child inherits its parent's, and the test process may hold gigabytes.
         "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
         "assert n == 6; print(int(peak.split()[1]) // 1024)"

@@ -1,0 +1,258 @@
+"""One decoded picture and every smaller version of it that is asked for, made from the decoder's own planes.
+
+Shrinking goes by halves (2 x 2 means, which OpenCV does about forty times faster than other ratios) until less than twice the
+wanted size is left, then by linear interpolation; never up. So a small luma picture of a 4K frame costs one pass over its
+brightness plane, and no colour conversion of the whole. Formats without planes of their own (RGB, alpha, palettes, interleaved
+chroma) are converted to RGB once and shrunk from there. Boxes are (left, top, width, height) in upright source pixels.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from fractions import Fraction
+from typing import Protocol
+
+import av
+import cv2
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from mugv.media.resize import fit_short_side
+
+Box = tuple[int, int, int, int]
+SMALL_PICTURE = 640 * 480
+"""Pixels up to which a picture is converted whole, with full chroma resolution, before it is scaled."""
+_PLANAR = re.compile(r"yuvj?4(20|22|44)p(10le|12le)?")
+_WEIGHTS = {1: (0.2126, 0.0722), 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
+"""Colour space of libav -> weights of red and blue in the luma; BT.601 where the file does not say, as swscale has it."""
+
+
+class Picture(Protocol):
+    """Pixels upright; `size` is (height, width) of the source as a viewer shows it, whatever is held here."""
+
+    size: tuple[int, int]
+
+    def luma(self, height: int, width: int, box: Box | None) -> np.ndarray: ...
+
+    def bgr(self, height: int, width: int, box: Box | None) -> np.ndarray: ...
+
+    def rgb(self, height: int, width: int, box: Box | None) -> np.ndarray: ...
+
+    def held(self, short_side: int) -> Picture: ...
+
+
+class Pixels:
+    """An RGB array uint8 [h, w, 3], upright."""
+
+    def __init__(self, rgb: np.ndarray, size: tuple[int, int] | None = None) -> None:
+        self.array = rgb
+        self.size = size or (rgb.shape[0], rgb.shape[1])
+        self.levels = [rgb]
+
+    def rgb(self, height: int, width: int, box: Box | None) -> np.ndarray:
+        return _fitted(self.levels, height, width, box, self.size)
+
+    def bgr(self, height: int, width: int, box: Box | None) -> np.ndarray:
+        return cv2.cvtColor(self.rgb(height, width, box), cv2.COLOR_RGB2BGR)
+
+    def luma(self, height: int, width: int, box: Box | None) -> np.ndarray:
+        return cv2.cvtColor(self.rgb(height, width, box), cv2.COLOR_RGB2GRAY)
+
+    def held(self, short_side: int) -> Picture:
+        steps = _halvings(min(self.array.shape[:2]), short_side)
+        return Pixels(_level(self.levels, steps), self.size) if steps else self
+
+
+class Planes:
+    """Planar YUV, 8 to 12 bit, as stored: not rotated, pixels not square. Levels of halves are made once each."""
+
+    def __init__(self, planes: list[np.ndarray], shape: Shape) -> None:
+        self.levels = [[plane] for plane in planes]
+        self.shape = shape
+        self.size = shape.upright
+
+    def luma(self, height: int, width: int, box: Box | None) -> np.ndarray:
+        return self.shape.turned(self.shape.full(self._scaled(0, height, width, box)))
+
+    def bgr(self, height: int, width: int, box: Box | None) -> np.ndarray:
+        yuv = cv2.merge([self._scaled(k, height, width, box) for k in range(3)])
+        return self.shape.turned(cv2.transform(yuv, self.shape.to_bgr))
+
+    def rgb(self, height: int, width: int, box: Box | None) -> np.ndarray:
+        return cv2.cvtColor(self.bgr(height, width, box), cv2.COLOR_BGR2RGB)
+
+    def held(self, short_side: int) -> Picture:
+        steps = _halvings(min(self.size), short_side)
+        return Planes([_level(levels, steps).copy() if not steps else _level(levels, steps) for levels in self.levels], self.shape)
+
+    def _scaled(self, plane: int, height: int, width: int, box: Box | None) -> np.ndarray:
+        if self.shape.turns % 2:
+            height, width = width, height
+        small = _fitted(self.levels[plane], height, width, self.shape.stored_box(box), self.shape.stored)
+        return small if small.dtype == np.uint8 else cv2.convertScaleAbs(small, alpha=self.shape.unit)
+
+
+class Shape:
+    """How stored planes become an upright picture in full-range colours: size, turns, bit depth, colour matrix."""
+
+    def __init__(self, stored: tuple[int, int], turns: int, bits: int, full_range: bool, space: int) -> None:
+        self.stored, self.turns, self.full_range = stored, turns, full_range
+        self.upright = stored if turns % 2 == 0 else (stored[1], stored[0])
+        self.unit = 2.0 ** (8 - bits)
+        self.table = np.clip(np.round((np.arange(256) - 16) * 255 / 219), 0, 255).astype(np.uint8)
+        red, blue = _WEIGHTS.get(space, (0.299, 0.114))
+        green = 1 - red - blue
+        up, side, black = (1.0, 1.0, 0.0) if full_range else (255 / 219, 255 / 224, 16.0)
+        u, v = np.array([2 * (1 - blue), -2 * (1 - blue) * blue / green, 0]), np.array([0, -2 * (1 - red) * red / green, 2 * (1 - red)])
+        matrix = np.stack([np.full(3, up), side * u, side * v], axis=1)
+        self.to_bgr = np.column_stack([matrix, -matrix @ np.array([black, 128.0, 128.0])]).astype(np.float32)
+
+    def full(self, luma: np.ndarray) -> np.ndarray:
+        return luma if self.full_range else cv2.LUT(luma, self.table)
+
+    def turned(self, array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(np.rot90(array, self.turns)) if self.turns else array
+
+    def stored_box(self, box: Box | None) -> Box | None:
+        """The box before the picture was turned upright (counterclockwise, `turns` quarters)."""
+        if box is None or not self.turns:
+            return box
+        left, top, width, height = box
+        rows, columns = self.upright
+        if self.turns == 2:
+            return columns - left - width, rows - top - height, width, height
+        if self.turns == 1:
+            return rows - top - height, left, height, width
+        return top, columns - left - width, height, width
+
+
+class Decoded:
+    """A picture as it came from the decoder; nothing is computed before it is asked for."""
+
+    def __init__(self, frame: av.VideoFrame, converter: Converter) -> None:
+        self.frame, self.converter = frame, converter
+        self.turns = converter.turns(frame)
+        height, width = converter.stored_size(frame)
+        self.size = (height, width) if self.turns % 2 == 0 else (width, height)
+        self._small: Picture | None = None
+
+    def luma(self, height: int, width: int, box: Box | None) -> np.ndarray:
+        return self._planes().luma(height, width, box)
+
+    def bgr(self, height: int, width: int, box: Box | None) -> np.ndarray:
+        return self._planes().bgr(height, width, box)
+
+    def rgb(self, height: int, width: int, box: Box | None) -> np.ndarray:
+        """By swscale, with the colour matrix and range of the source; a box is cut from the whole picture."""
+        if box is None:
+            return self.converter(self.frame, *(height, width)[:: -1 if self.turns % 2 else 1])
+        return Pixels(self.converter(self.frame, *self.converter.stored_size(self.frame))).rgb(height, width, box)
+
+    def held(self, short_side: int) -> Picture:
+        if _halvings(min(self.size), short_side) == 0:
+            return self
+        return self._planes(short_side).held(short_side)
+
+    def _planes(self, short_side: int | None = None) -> Picture:
+        if self._small is None:
+            self._small = self._planar() or self._converted(short_side)
+        return self._small
+
+    def _planar(self) -> Picture | None:
+        found = _PLANAR.fullmatch(self.frame.format.name)
+        if not found or any(plane.line_size <= 0 for plane in self.frame.planes):
+            return None
+        bits = int(found[2][:2]) if found[2] else 8
+        full = self.frame.color_range == 2 or "j" in self.frame.format.name
+        shape = Shape(self.converter.stored_size(self.frame), self.turns, bits, full, int(self.frame.colorspace))
+        kind = np.dtype(np.uint8 if bits == 8 else "<u2")
+        return Planes([_view(plane, kind) for plane in self.frame.planes], shape)
+
+    def _converted(self, short_side: int | None) -> Picture:
+        height, width = self.converter.stored_size(self.frame)
+        if short_side is not None:
+            height, width = fit_short_side(height, width, short_side)
+        return Pixels(self.converter(self.frame, height, width), self.size)
+
+
+class Converter:
+    """Decoded pictures of one stream to upright RGB by swscale; scalers are kept from picture to picture. Used by several threads."""
+
+    def __init__(self, ratio: Fraction | None) -> None:
+        """`ratio`: width of a pixel over its height; None for square ones."""
+        self.ratio = ratio if ratio and ratio != 1 else None
+        self.scalers: dict[tuple[int, int], VideoReformatter] = {}
+        self.lock = threading.Lock()
+
+    def turns(self, frame: av.VideoFrame) -> int:
+        """Quarters, counterclockwise, that make the picture upright."""
+        return int(frame.rotation) % 360 // 90
+
+    def stored_size(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """Height and width before rotation, with pixels made square."""
+        return frame.height, frame.width if self.ratio is None else max(1, round(frame.width * self.ratio))
+
+    def __call__(self, frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
+        """uint8 RGB of this size before rotation, then turned upright; what is transparent becomes black."""
+        alpha = any(part.is_alpha for part in frame.format.components)
+        flags = Interpolation.ACCURATE_RND | (Interpolation.AREA if width < frame.width else Interpolation.BICUBIC)
+        if frame.width * frame.height <= SMALL_PICTURE:
+            flags |= Interpolation.FULL_CHR_H_INT
+        with self.lock:
+            frame.pts = None
+            scaler = self.scalers.setdefault((height, width), VideoReformatter())
+            scaled = scaler.reformat(frame, width, height, "rgba" if alpha else "rgb24", interpolation=flags, threads=1)
+        rgb = _over_black(scaled.to_ndarray()) if alpha else scaled.to_ndarray()
+        turns = self.turns(frame)
+        return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+
+
+def _view(plane: av.video.plane.VideoPlane, kind: np.dtype[np.generic]) -> np.ndarray:
+    rows = np.frombuffer(plane, kind).reshape(plane.height, plane.line_size // kind.itemsize)
+    return rows[:, : plane.width]
+
+
+def _halvings(have: int, need: int) -> int:
+    """Halves after which at least `need` is left."""
+    steps = 0
+    while have >= 2 * need:
+        have, steps = have // 2, steps + 1
+    return steps
+
+
+def _level(levels: list[np.ndarray], steps: int) -> np.ndarray:
+    """levels[0] halved `steps` times; levels in between are kept in the list."""
+    while len(levels) <= steps:
+        last = levels[-1]
+        height, width = last.shape[0] // 2, last.shape[1] // 2
+        levels.append(cv2.resize(last[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA))
+    return levels[steps]
+
+
+def _fitted(levels: list[np.ndarray], height: int, width: int, box: Box | None, size: tuple[int, int]) -> np.ndarray:
+    """levels[0], or what `box` (in units of `size`) cuts from it, at height x width."""
+    rows, columns = levels[0].shape[:2]
+    if box is not None:
+        rows, columns = rows * box[3] // size[0], columns * box[2] // size[1]
+    steps = min(_halvings(max(1, rows), height), _halvings(max(1, columns), width))
+    picture = _level(levels, steps)
+    if box is not None:
+        picture = _cut(picture, box, size)
+    if picture.shape[:2] == (height, width):
+        return picture
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def _cut(picture: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
+    """The pixels that lie wholly inside the box; at least one."""
+    left, top, width, height = box
+    rows, columns = picture.shape[0] / size[0], picture.shape[1] / size[1]
+    y, x = int(np.ceil(top * rows - 1e-6)), int(np.ceil(left * columns - 1e-6))
+    bottom, right = int((top + height) * rows + 1e-6), int((left + width) * columns + 1e-6)
+    return picture[y : max(y + 1, bottom), x : max(x + 1, right)]
+
+
+def _over_black(rgba: np.ndarray) -> np.ndarray:
+    """[H, W, 4] to [H, W, 3]: what is transparent becomes black."""
+    return ((rgba[..., :3].astype(np.uint16) * rgba[..., 3:] + 127) // 255).astype(np.uint8)
