@@ -19,6 +19,7 @@ COMPONENTS = {
     "sample_footage": ("footage", "footage"),
     "scan": ("scan", "sources"),
     "curate_shard": ("curate_shard", "part"),
+    "caption": ("caption", "captions"),
     "curate": ("curate", "clips"),
     "train_vae": ("train_vae", "vae"),
     "encode": ("encode", "latents"),
@@ -31,11 +32,15 @@ COMPONENTS = {
 }
 """Stage -> component folder and name of its output artifact."""
 INDEXED = ("pretrain", "align")
+SHARDED = ("curate_shard", "caption")
+"""Stages of one iteration of the `ParallelFor` over shards, in order."""
 STORE, TRACKING, STATE = "mugv-store", "mugv-mlflow", "mugv-state"
 STATE_PATH = "/mugv"
 STORE_SECRETS = ("MUGV_S3_ACCESS_KEY", "MUGV_S3_SECRET_KEY")
 STORE_SETTINGS = ("MUGV_STORE", "MUGV_S3_ENDPOINT", "MUGV_STATE")
 TRACKING_SETTINGS = ("MLFLOW_TRACKING_URI",)
+CAPTIONS = "mugv-captions"
+"""Secret with the key of a captioning endpoint, under the name of the recipe's curation.caption.key_variable."""
 VIDEOS = "mugv-videos"
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 """Where KFP writes the id of the run on every pod."""
@@ -66,15 +71,15 @@ def load_component(folder: str) -> Any:
 def add_tasks(nodes: list[Node], recipe_text: Any, settings: Settings) -> dict[str, Any]:
     """Add a task per node to the pipeline being built; returns node name -> its output artifact.
 
-    `recipe_text` is the pipeline parameter with the recipe as JSON. The nodes of `curate_shard` become one `ParallelFor`.
+    `recipe_text` is the pipeline parameter with the recipe as JSON. The nodes of all shards become one `ParallelFor`.
     """
     outputs: dict[str, Any] = {}
     for node in nodes:
-        if node.stage == "curate_shard":
-            if node.index == 0:
-                outputs[node.name] = _fan_out(node, recipe_text, outputs, settings)
+        if node.stage in SHARDED:
+            if node.name == "curate_shard-0":
+                _fan_out([n for n in nodes if n.stage in SHARDED and n.index == 0], recipe_text, outputs, settings)
             continue
-        arguments = {"parts": dsl.Collected(outputs["curate_shard-0"])} if node.stage == "curate" else _inputs(node, outputs)
+        arguments = _collected(node, outputs) if node.stage == "curate" else _inputs(node, outputs)
         if node.stage in INDEXED:
             arguments["index"] = node.index
         task = component(node.stage)(recipe=recipe_text, **arguments).set_display_name(node.name)
@@ -86,14 +91,24 @@ def add_tasks(nodes: list[Node], recipe_text: Any, settings: Settings) -> dict[s
     return outputs
 
 
-def _fan_out(node: Node, recipe_text: Any, outputs: dict[str, Any], settings: Settings) -> Any:
+def _fan_out(first: list[Node], recipe_text: Any, outputs: dict[str, Any], settings: Settings) -> None:
+    """One loop over the shards; `first`: the nodes of the first shard, which stand for those of all."""
     with dsl.ParallelFor(outputs["shards"], name="shards") as index:
-        task = component(node.stage)(recipe=recipe_text, index=index, **_inputs(node, outputs))
-        task.set_display_name("curate_shard")
-        _place(task, node, settings)
-        # All iterations would share one cache key and so one output; the store finds each shard by its own.
-        _cache(task, None)
-    return task.outputs[COMPONENTS[node.stage][1]]
+        for node in first:
+            task = component(node.stage)(recipe=recipe_text, index=index, **_inputs(node, outputs))
+            task.set_display_name(node.stage)
+            _place(task, node, settings)
+            if node.stage == "caption":
+                key = settings.recipe.curation.caption.key_variable
+                kubernetes.use_secret_as_env(task, CAPTIONS, {key: key}, optional=True)
+            # All iterations would share one cache key and so one output; the store finds each shard by its own.
+            _cache(task, None)
+            outputs[node.name] = task.outputs[COMPONENTS[node.stage][1]]
+
+
+def _collected(node: Node, outputs: dict[str, Any]) -> dict[str, Any]:
+    """The merge reads the outputs of all iterations: `parts/0`, `parts/1`, ... become the list `parts`."""
+    return {name.partition("/")[0]: dsl.Collected(outputs[source]) for name, source in node.inputs.items() if name.endswith("/0")}
 
 
 def _inputs(node: Node, outputs: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from mugv.recipe import Recipe, recipe_to_json
 from mugv.stages.graph import build_graph
 from pipelines.common import Settings, add_tasks, cluster_name
 
-STAGES = ("sample_footage", "scan", "curate_shard", "curate")
+STAGES = ("sample_footage", "scan", "curate_shard", "caption", "curate")
 
 
 def build_pipeline(recipe: Recipe, keys: dict[str, str] | None = None, retries: int = 0) -> Any:

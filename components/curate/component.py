@@ -5,15 +5,17 @@ from kfp.dsl import Dataset, Input, Output
 
 
 @dsl.component(base_image="mugv/data-python:dev", install_kfp_package=False)
-def curate(recipe: str, parts: Input[list[Dataset]], clips: Output[Dataset]) -> None:
+def curate(recipe: str, parts: Input[list[Dataset]], clips: Output[Dataset], captions: Input[list[Dataset]] | None = None) -> None:
     """Merge the shards into one ClipSet: duplicates removed, train and validation split, final manifest.
 
     Args:
         recipe: The resolved recipe as JSON.
         parts: Outputs of `curate_shard` in the order of the shards.
         clips: The ClipSet.
+        captions: Outputs of `caption` in the order of the shards; none when captions come from sidecar files alone.
     """
     from mugv.stages.execute import component_main
 
     inputs = {f"parts/{i}": part.path for i, part in enumerate(parts)}
+    inputs.update({f"captions/{i}": found.path for i, found in enumerate(captions or [])})
     clips.metadata.update(component_main("curate", 0, recipe, inputs, clips.path))

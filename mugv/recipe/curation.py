@@ -115,6 +115,11 @@ class ClipFormat(Part):
         return self
 
 
+Language = Literal[
+    "ar", "de", "en", "es", "fr", "he", "hi", "id", "it", "ja", "ko", "nl", "pl", "pt", "ru", "sv", "th", "tr", "uk", "vi", "zh"
+]
+
+
 class Captioning(Part):
     """Where captions come from. A sidecar caption wins over a model's."""
 
@@ -128,27 +133,45 @@ class Captioning(Part):
     frames: Positive = 8
     """Pictures of a clip that the model sees, evenly spaced."""
     short_side: Positive = 336
-    language: str = "en"
+    """Pictures are scaled down to this short side, never up."""
+    language: Language = "en"
+    """What a model's caption must be written in; a caption in another language is asked again, then rejected."""
     structured: bool = True
     """Ask for subject, appearance, motion, camera and background; the caption is composed from them."""
     maximum_words: Positive = 260
+    """Of a model's caption; where words are not parted by spaces (zh, ja, th), two characters count as one."""
     minimum_words: Positive = 3
     concurrency: Positive = 16
+    """Requests under way at once."""
     requests_a_minute: Positive | None = None
     attempts: Positive = 5
+    """Requests for one clip; then a clip whose answers were refused is rejected, one that got no answer waits for the next run."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
-    price_input: float = 0.0
+    """Of one request."""
+    price_input: Annotated[float, Field(ge=0)] = 0.0
     """Price of a million input tokens, for the cost count."""
-    price_output: float = 0.0
+    price_output: Annotated[float, Field(ge=0)] = 0.0
     score_suffix: bool = False
     """Append ` aesthetic score: 6.0.` with the clip's own score, as the release does."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Captioning:
+        if self.kind != "sidecar" and not self.model:
+            raise ValueError(f"kind {self.kind} needs model: {'its name at the endpoint' if self.kind == 'endpoint' else 'a folder'}")
+        if self.kind == "endpoint" and not self.url:
+            raise ValueError("kind endpoint needs url: the base address of an OpenAI-compatible server, such as http://vllm:8000/v1")
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url {self.url!r} must begin with http:// or https://, such as http://vllm:8000/v1")
+        if self.minimum_words > self.maximum_words:
+            raise ValueError(f"minimum_words {self.minimum_words} must not exceed maximum_words {self.maximum_words}")
+        return self
 
 
 class Tags(Part):
     """Entities (subjects, actions, scenes) of each caption."""
 
     kind: Literal["rules", "endpoint"] = "rules"
-    """endpoint: the model of `caption`, whose settings it shares."""
+    """rules: a word list, English captions only. endpoint: the server and model of `caption`, whose settings it shares."""
 
 
 class Balance(Part):
@@ -196,3 +219,9 @@ class Curation(Part):
     balance: Balance | None = None
     validation_fraction: Fraction = 0.15
     """Share of the sources whose clips are kept for validation."""
+
+    @model_validator(mode="after")
+    def _tagging(self) -> Curation:
+        if self.tags.kind == "endpoint" and (self.caption.kind == "transformers" or not (self.caption.url and self.caption.model)):
+            raise ValueError("tags.kind endpoint needs caption.url and caption.model of an endpoint, and caption.kind endpoint or sidecar")
+        return self

@@ -22,6 +22,22 @@ MERGED_PARTS = frozenset({"duplicates", "balance", "tags", "validation_fraction"
 SHARD_PARTS = tuple(f"curation.{name}" for name in Curation.model_fields if name not in MERGED_PARTS)
 """What decides a shard's part: to change how clips are merged decodes no source again."""
 
+AFTER_SHARDS = ("caption", "tags", "duplicates", "balance", "validation_fraction")
+"""Parts of `curation` that are read only once the shards are there."""
+SHARD_FILES = ("curation.aesthetic.clip", "curation.aesthetic.head", "curation.motion.weights")
+CAPTION_PARTS = (
+    *(f"curation.caption.{name}" for name in ("kind", "frames", "short_side", "language", "structured")),
+    *(f"curation.caption.{name}" for name in ("maximum_words", "minimum_words")),
+    "curation.tags",
+)
+"""What decides a caption, beside the model. Not address, key, rate, patience, price: captions that were paid for stay when these change."""
+MERGE_PARTS = (
+    *(f"curation.{name}" for name in ("tags", "duplicates", "balance", "validation_fraction")),
+    *(f"curation.caption.{name}" for name in ("kind", "score_suffix")),
+)
+SHARD_INPUTS = {"curate_shard": "parts", "caption": "captions"}
+"""Stage of a shard -> name under which the merge reads its outputs."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -78,13 +94,33 @@ def _data_nodes(recipe: Recipe) -> list[Node]:
         nodes.append(_node("sample_footage", {}, ("data.sample",), "data", name="footage"))
         footage = {"footage": "footage"}
     nodes.append(_node("scan", footage, (), "data", placement=("data.shards",)))
-    shards = range(recipe.data.shards)
-    for i in shards:
-        inputs = {"scan": "scan", **footage}
-        nodes.append(_node("curate_shard", inputs, SHARD_PARTS, "data", name=f"curate_shard-{i}", index=i, placement=("data.shards",)))
-    earlier = tuple(f"curation.duplicates.earlier.{k}" for k in range(len(recipe.curation.duplicates.earlier)))
-    nodes.append(_node("curate", {f"parts/{i}": f"curate_shard-{i}" for i in shards}, ("curation", "seed"), "data", files=earlier))
+    for i in range(recipe.data.shards):
+        nodes += _shard_nodes(recipe, i, {"scan": "scan", **footage})
+    merged = {f"{kind}/{n.index}": n.name for n in nodes for kind in [SHARD_INPUTS.get(n.stage)] if kind}
+    nodes.append(_node("curate", merged, (*MERGE_PARTS, "seed"), "data", files=("curation.duplicates.earlier",)))
     return nodes
+
+
+def _shard_nodes(recipe: Recipe, i: int, inputs: dict[str, str]) -> list[Node]:
+    """Decoding, and captions where a model gives them; apart, so that another model decodes nothing again."""
+    placement = ("data.shards",)
+    name = f"curate_shard-{i}"
+    nodes = [_node("curate_shard", inputs, shard_parts(), "data", name=name, index=i, placement=placement, files=SHARD_FILES)]
+    caption = recipe.curation.caption
+    if caption.kind != "sidecar" or recipe.curation.tags.kind == "endpoint":
+        pool: Pool = "train" if caption.kind == "transformers" else "data"
+        # A folder of weights counts by its content, a name by itself.
+        model = "curation.caption.model"
+        files, named = ((model,), ()) if caption.model and Path(caption.model).is_dir() else ((), (model,))
+        parts = (*CAPTION_PARTS, *named)
+        nodes.append(_node("caption", {"part": name}, parts, pool, name=f"caption-{i}", index=i, placement=placement, files=files))
+    return nodes
+
+
+def shard_parts() -> tuple[str, ...]:
+    """All of the recipe's curation that decides what a shard decodes, measures and cuts."""
+    own = (f"curation.{name}" for name in Curation.model_fields if name not in AFTER_SHARDS)
+    return (*own, "curation.caption.kind")
 
 
 def _training_nodes(recipe: Recipe) -> list[Node]:
@@ -166,9 +202,11 @@ def _value(tree: Any, dotted: str) -> Any:
     return tree
 
 
-def _file_digest(path: str, name: str | None) -> str:
-    if name is None:
+def _file_digest(path: str, name: str | list[str] | None) -> str:
+    if not name:
         return ""
+    if isinstance(name, list):
+        return _sha({str(i): _file_digest(path, item) for i, item in enumerate(name)})
     try:
         if Path(name).is_dir():
             return _sha({str(p.relative_to(name)): _folder_entry(p) for p in sorted(Path(name).rglob("*")) if p.is_file()})

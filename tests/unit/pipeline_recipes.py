@@ -9,6 +9,8 @@ from mugv.recipe import Recipe
 _OPTIMIZER = {"learning_rate": 1e-3}
 _STAGE = {"steps": 2, "batch": 2, "size": [48, 48], "frames": 17, "optimizer": _OPTIMIZER}
 _ROUND = {"steps": 1, "batch": 2, "optimizer": _OPTIMIZER}
+CAPTIONED = {"caption": {"kind": "endpoint", "url": "http://captions/v1", "model": "vlm"}}
+"""Curation whose captions come from a model."""
 
 
 def minimal_tree() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import inspect
 
 import pytest
 from kfp import compiler
-from pipeline_recipes import full_recipe
+from pipeline_recipes import CAPTIONED, full_recipe
 
 from mugv.platform import component_docs
 from mugv.recipe import Recipe
@@ -20,7 +20,7 @@ NAMES = component_docs.names()
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    return full_recipe()
+    return full_recipe(curation=CAPTIONED)
 
 
 def test_no_stage_of_the_graph_is_without_a_component(recipe: Recipe) -> None:

@@ -51,6 +51,49 @@ def test_setting_that_changes_no_output_reruns_nothing(tmp_path: Path, override:
     assert changed(tmp_path, override) == []
 
 
+MODEL = ("curation.caption.kind=endpoint", "curation.caption.url=http://a/v1", "curation.caption.model=small")
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["curation.caption.model=large", "curation.caption.frames=4", "curation.caption.language=de", "curation.tags.kind=endpoint"],
+)
+def test_another_caption_model_decodes_nothing_again(tmp_path: Path, override: str) -> None:
+    before, after = node_keys(small_recipe(tmp_path, *MODEL), ""), node_keys(small_recipe(tmp_path, *MODEL, override), "")
+    assert [n for n in after if before[n] != after[n]] == ["caption-0", "caption-1", *CHAIN[CHAIN.index("curate") :]]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["url=http://b/v1", "concurrency=1", "attempts=9", "timeout_seconds=1", "requests_a_minute=5", "price_output=2", "key_variable=KEY"],
+)
+def test_captions_that_were_paid_for_are_not_asked_again_for_another_address_or_rate(tmp_path: Path, override: str) -> None:
+    recipes = [small_recipe(tmp_path, *MODEL), small_recipe(tmp_path, *MODEL, f"curation.caption.{override}")]
+    assert node_keys(recipes[0], "") == node_keys(recipes[1], "")
+
+
+def test_other_weights_in_a_folder_caption_again(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    recipe = small_recipe(tmp_path, "curation.caption.kind=transformers", f"curation.caption.model={folder}")
+    before = node_keys(recipe, "")
+    (folder / "config.json").write_text('{"a": 1}')
+    after = node_keys(recipe, "")
+    assert [n for n in after if before[n] != after[n]][:3] == ["caption-0", "caption-1", "curate"]
+
+
+def test_clips_of_an_earlier_set_count_by_their_content(tmp_path: Path) -> None:
+    folder = tmp_path / "earlier"
+    folder.mkdir()
+    (folder / "manifest.parquet").write_bytes(b"one")
+    recipe = small_recipe(tmp_path, f"curation.duplicates.earlier=[{folder}]")
+    before = node_keys(recipe, "")
+    (folder / "manifest.parquet").write_bytes(b"two")
+    after = node_keys(recipe, "")
+    assert [n for n in after if before[n] != after[n]] == CHAIN[CHAIN.index("curate") :]
+
+
 def test_more_shards_rerun_only_the_shards(tmp_path: Path) -> None:
     assert changed(tmp_path, "data.shards=3") == ["scan", "curate_shard-0", "curate_shard-1", "curate_shard-2"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from pipeline_recipes import full_recipe, minimal_recipe
+from pipeline_recipes import CAPTIONED, full_recipe, minimal_recipe
 
 from mugv.errors import UserError
 from mugv.platform.kfp_client import compile_pipeline
@@ -51,6 +51,29 @@ def test_a_stage_of_the_recipe_is_never_lost_from_the_pipeline(recipe: Recipe, t
     shards = {"curate_shard", "shards"}
     expected = {n.name for n in build_graph(recipe) if n.stage != "curate_shard"} | shards
     assert set(tasks(ir)) == expected
+
+
+def test_captions_are_asked_for_inside_the_loop_over_shards_and_reach_the_merge(tmp_path: Path) -> None:
+    ir, platform = compiled(full_recipe(curation=CAPTIONED), tmp_path, kind="data")
+    assert set(tasks(ir)) == {"footage", "scan", "shards", "curate_shard", "caption", "curate"}
+    found = tasks(ir)
+    assert found["caption"]["inputs"]["artifacts"]["part"]["taskOutputArtifact"]["producerTask"] == "curate-shard"
+    assert set(found["curate"]["inputs"]["artifacts"]) == {"parts", "captions"}
+    outputs = {a["taskOutputArtifact"]["outputArtifactKey"] for a in found["curate"]["inputs"]["artifacts"].values()}
+    assert outputs == {"pipelinechannel--curate-shard-part", "pipelinechannel--caption-captions"}
+    assert not found["caption"].get("cachingOptions", {}).get("enableCache"), "one key for all shards would give all one output"
+    secrets = {s["secretName"]: s for s in platform[executor_of(ir, found["caption"])]["secretAsEnv"]}
+    assert secrets["mugv-captions"]["keyToEnv"][0]["envVar"] == "MUGV_CAPTION_KEY"
+    assert secrets["mugv-captions"]["optional"], "a server without a key needs no secret"
+
+
+def test_a_captioning_model_in_the_process_runs_where_the_gpus_are(tmp_path: Path) -> None:
+    curation = {"caption": {"kind": "transformers", "model": "/models/vlm"}}
+    recipe = full_recipe(curation=curation, resources={"train": POOL, "image_train": "r/train-python:abc"})
+    ir, platform = compiled(recipe, tmp_path, kind="data")
+    name = executor_of(ir, tasks(ir)["caption"])
+    assert ir["deploymentSpec"]["executors"][name]["container"]["image"] == "r/train-python:abc"
+    assert platform[name]["nodeSelector"]["labels"] == {"pool": "gpu"}
 
 
 def test_two_tasks_never_share_a_cache_key(tmp_path: Path) -> None:

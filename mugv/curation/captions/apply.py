@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from mugv.curation.captions.compose import with_score
 from mugv.curation.captions.record import Captioned
@@ -25,7 +26,7 @@ def _captioned(row: ClipRow, found: Captioned | None, settings: Curation) -> Cli
     if found and not row.caption:
         if found.problem:
             return _rejected(row, "bad_caption", found.problem)
-        parts = {f"caption_{name}": text for name, text in found.parts.items()}
+        parts: dict[str, Any] = {f"caption_{name}": text for name, text in found.parts.items()}
         row = replace(row, caption=found.caption, caption_source=found.source, **parts)
     if not row.caption:
         return _rejected(row, "no_caption", "no caption covers half of the clip") if settings.require_caption else row

@@ -102,7 +102,7 @@ def _words() -> _Words:
         name = forms[0].strip("!=")
         lemma = f"{kind}:{name}"
         of_group = set() if group == "other" or group == name else {f"{kind}:{group}"}
-        groups.update({lemma: above for above in of_group})
+        groups.update((lemma, above) for above in of_group)
         for shape in {shape for form in forms for shape in _shapes(kind, form)}:
             (verbs if kind == "action" else nouns).setdefault(shape, set()).update({lemma, *of_group})
             lemmas.setdefault(f"{kind}:{shape}", lemma)
