@@ -18,10 +18,6 @@ from mugv.stages.code_digest import code_digest
 
 Pool = Literal["data", "vae", "train"]
 REGISTRY_CODE = ("mugv.platform.registry", "mugv.platform.video_model")
-MERGED_PARTS = frozenset({"duplicates", "balance", "tags", "validation_fraction"})
-SHARD_PARTS = tuple(f"curation.{name}" for name in Curation.model_fields if name not in MERGED_PARTS)
-"""What decides a shard's part: to change how clips are merged decodes no source again."""
-
 AFTER_SHARDS = ("caption", "tags", "duplicates", "balance", "validation_fraction")
 """Parts of `curation` that are read only once the shards are there."""
 SHARD_FILES = ("curation.aesthetic.clip", "curation.aesthetic.head", "curation.motion.weights")
