@@ -128,8 +128,10 @@ def _place(task: dsl.PipelineTask, node: Node, settings: Settings) -> None:
     place(task, pool, resources.image_data if node.pool == "data" else resources.image_train, settings.retries)
     if settings.goal:
         task.set_env_variable("MUGV_GOAL", settings.goal)
-    if node.pool == "data" and settings.recipe.data.videos and settings.recipe.data.videos.startswith("/"):
-        kubernetes.mount_pvc(task, pvc_name=VIDEOS, mount_path=settings.recipe.data.videos)
+    videos = settings.recipe.data.videos or ""
+    if node.pool == "data" and videos.startswith("/"):
+        # A list lies in the volume that its paths start from.
+        kubernetes.mount_pvc(task, pvc_name=VIDEOS, mount_path=videos.rpartition("/")[0] if videos.endswith(".parquet") else videos)
 
 
 def place(task: dsl.PipelineTask, pool: Pool, image: str, retries: int = 0) -> None:

@@ -10,8 +10,8 @@ def scan(recipe: str, sources: Output[Dataset], footage: Input[Dataset] | None =
 
     Args:
         recipe: The resolved recipe as JSON.
-        sources: `sources.json`: every source with its digest, shard and captions.
-        footage: Sample footage; none when the recipe names a folder of videos.
+        sources: `sources.parquet`: every source with its digest, shard, captions and licence.
+        footage: Sample footage; none when the recipe names videos.
 
     Returns:
         The shard numbers that `curate_shard` fans out over.

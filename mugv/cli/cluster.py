@@ -65,10 +65,11 @@ def _kind(name: str):  # type: ignore[no-untyped-def]
 
 def _keys(recipe: Recipe, kind: str) -> dict[str, str] | None:
     """Cache keys for KFP, when the data can be read from here; otherwise the store on the cluster decides alone."""
+    from mugv.curation.sources_read import known_here
     from mugv.stages.execute import resolve_data_digest
     from mugv.stages.graph import node_keys
 
     videos = recipe.data.videos
-    if kind == "retrain" or (videos is not None and not Path(videos).is_dir()):
+    if kind == "retrain" or (videos is not None and not known_here(videos)):
         return None
     return node_keys(recipe, resolve_data_digest(recipe))

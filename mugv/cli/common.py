@@ -27,8 +27,9 @@ FOOTAGE_RECIPE = ROOT / "configs" / "footage.yaml"
 _RECIPE_HELP = "Recipe file (default: configs/tiny.yaml, or configs/footage.yaml with --videos)."
 RecipeOption = Annotated[Path | None, typer.Option("--recipe", help=_RECIPE_HELP)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated.")]
-VideosOption = Annotated[Path | None, typer.Option("--videos", help="Folder with video files (default: sample footage is made).")]
-CaptionsOption = Annotated[Path | None, typer.Option("--captions", help="captions.jsonl for the videos.")]
+_VIDEOS_HELP = "Folder, s3://bucket/prefix, or .parquet list of URIs (default: sample footage is made)."
+VideosOption = Annotated[str | None, typer.Option("--videos", metavar="WHERE", help=_VIDEOS_HELP)]
+CaptionsOption = Annotated[str | None, typer.Option("--captions", metavar="FILE", help="captions.jsonl for the videos.")]
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="Where runs, outputs and tracking are kept (default .mugv, or MUGV_STATE).")
 ]
@@ -70,21 +71,31 @@ def existing_state(given: Path | None) -> Path:
     return state
 
 
-def read_recipe(recipe: Path | None, changes: list[str] | None, videos: Path | None = None, captions: Path | None = None) -> Recipe:
+def read_recipe(recipe: Path | None, changes: list[str] | None, videos: str | None = None, captions: str | None = None) -> Recipe:
     """The recipe with `--set`, `--videos` and `--captions` applied."""
     from mugv.recipe import load_recipe
 
     given = list(changes or [])
     if videos is not None:
-        if not videos.is_dir():
-            raise UserError(f"--videos {videos}: not a folder; give the folder that holds the video files")
-        given.append(f"data.videos={_yaml_text(videos.absolute())}")
+        given.append(f"data.videos={_yaml_text(_videos(videos))}")
     if captions is not None:
-        if not captions.is_file():
+        if "://" not in captions and not Path(captions).is_file():
             raise UserError(f"--captions {captions}: no such file; give a captions.jsonl")
-        given.append(f"data.captions={_yaml_text(captions.absolute())}")
+        given.append(f"data.captions={_yaml_text(_absolute(captions))}")
     return load_recipe(recipe or (DEFAULT_RECIPE if videos is None else FOOTAGE_RECIPE), given)
 
 
-def _yaml_text(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
+def _videos(given: str) -> str:
+    path = Path(given)
+    if "://" not in given and not path.is_dir() and not (path.is_file() and path.suffix == ".parquet"):
+        others = "a .parquet list of URIs, or s3://bucket/prefix"
+        raise UserError(f"--videos {given}: not a folder; give the folder that holds the video files, {others}")
+    return _absolute(given)
+
+
+def _absolute(location: str) -> str:
+    return location if "://" in location else str(Path(location).absolute())
+
+
+def _yaml_text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -97,10 +97,11 @@ def _rows(nodes: list[Node], status: dict[str, str]) -> Iterator[tuple[str, Node
 
 def _status(recipe: Recipe, nodes: list[Node], state: Path) -> dict[str, str]:
     """hit, miss, or `not needed` for an absent output that nothing would read. Videos elsewhere: their digest is not known here."""
+    from mugv.curation.sources_read import known_here
     from mugv.stages.execute import RunEnvironment, cached_nodes, resolve_data_digest
     from mugv.stages.graph import needed_nodes, node_keys
 
-    if recipe.data.videos and not Path(recipe.data.videos).is_dir():
+    if recipe.data.videos and not known_here(recipe.data.videos):
         return {node.name: "unknown" for node in nodes}
     import os
 

@@ -1,53 +1,155 @@
-"""A shard of sources to a part: part.parquet and clips-<i>.tar. Finished sources survive a kill in the work folder."""
+"""A shard of sources to a part: part.parquet, clips-<i>.tar, strips-<i>.tar, and embeddings.parquet when there are any.
+
+Finished sources survive a kill in the work folder, each a folder that was renamed into place; the source in flight starts again.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
 import tarfile
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mugv.curation.rows import ClipRow, write_rows
-from mugv.curation.source import curate_source
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mugv.curation.fetch import Lost, fetched
+from mugv.curation.meter import Meter
+from mugv.curation.rows import ClipRow, read_rows, write_rows
+from mugv.curation.source import curate_source, whole_file
 from mugv.curation.sources import SourceFile
 from mugv.recipe.schema import Curation
 
-
-def curate_shard(
-    sources: list[SourceFile], folder: Path, settings: Curation, work: Path, progress: Callable[[int, int], None]
-) -> list[tuple[ClipRow, Path | None]]:
-    """Rows of every source in order, with the file of each kept clip; sources that `work` has already are not decoded again."""
-    found: list[tuple[ClipRow, Path | None]] = []
-    for done, source in enumerate(sources, 1):
-        found += _cached_source(source, folder / source.name, settings, work)
-        progress(done, len(sources))
-    return found
+Progress = Callable[[int, int, dict[str, float]], None]
+STRIPS = 3
+"""Contact strips kept of a source for each reason, and of its kept clips, evenly over its length."""
+PART = "part.parquet"
+EMBEDDINGS = "embeddings.parquet"
+"""Columns clip_id and embedding (list of float32)."""
+_ROWS, _METER, _WRITING, _SCRATCH = "rows.parquet", "meter.json", "writing", "fetch"
+_EMBEDDING = pa.schema([("clip_id", pa.string()), ("embedding", pa.list_(pa.float32()))])
 
 
-def _cached_source(source: SourceFile, path: Path, settings: Curation, work: Path) -> list[tuple[ClipRow, Path | None]]:
-    home = work / (source.digest if not source.duplicate_of else f"{source.digest}-{source.name.replace('/', '_')}")
-    if not home.exists():
-        temporary = work / "writing"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        written = []
-        for row, data in curate_source(source, path, settings):
-            written.append(asdict(row))
-            if data:
-                (temporary / f"{row.clip_id}.mp4").write_bytes(data)
-        (temporary / "rows.json").write_text(json.dumps(written))
-        temporary.rename(home)
-    rows = [ClipRow(**row) for row in json.loads((home / "rows.json").read_text())]
-    return [(row, home / f"{row.clip_id}.mp4" if row.status == "kept" else None) for row in rows]
+@dataclass(frozen=True)
+class Finished:
+    """The sources of a shard in `work`, in order."""
+
+    homes: list[Path]
+    before: int
+    """How many of them an earlier run had finished."""
+    meter: Meter
 
 
-def write_part(found: list[tuple[ClipRow, Path | None]], out: Path, index: int) -> None:
-    """part.parquet and clips-<index>.tar."""
-    write_rows(out / "part.parquet", (row for row, _ in found))
-    write_tar(out / f"clips-{index}.tar", ((path.name, path.read_bytes()) for _, path in found if path))
+def curate_shard(sources: Sequence[SourceFile], base: Path | None, settings: Curation, work: Path, progress: Progress) -> Finished:
+    """Curate what `work` has not finished. `base`: see mugv.curation.sources_read.base_folder; progress(done, total, rates).
+
+    Raises StoreError when the server of a source stays away; calling again goes on from there.
+    """
+    homes = [work / _home_name(source) for source in sources]
+    todo = [source for source, home in zip(sources, homes, strict=True) if not home.exists()]
+    before = len(sources) - len(todo)
+    here = Meter()
+    progress(before, len(sources), {})
+    for done, (source, got) in enumerate(_files(todo, base, work / _SCRATCH), before + 1):
+        here.add(_curate(source, got, settings, work))
+        progress(done, len(sources), _shown(here))
+    total = Meter()
+    for home in homes:
+        total.add(Meter(**json.loads((home / _METER).read_text())))
+    return Finished(homes, before, total)
+
+
+def _shown(meter: Meter) -> dict[str, float]:
+    rates = meter.rates()
+    return {"frames/s": rates["frames_per_second"], "x real time": rates["video_seconds_per_second"]} if rates else {}
+
+
+def _files(todo: Sequence[SourceFile], base: Path | None, scratch: Path) -> Iterator[tuple[SourceFile, Path | Lost]]:
+    """Every source in order with its file; of a duplicate nothing is fetched, since nothing is read."""
+    files = fetched([source for source in todo if not source.duplicate_of], base, scratch)
+    for source in todo:
+        yield (source, Path()) if source.duplicate_of else next(files)
+
+
+def _home_name(source: SourceFile) -> str:
+    return f"{source.digest[:20]}-{hashlib.sha256(source.name.encode()).hexdigest()[:12]}"
+
+
+def _curate(source: SourceFile, got: Path | Lost, settings: Curation, work: Path) -> Meter:
+    """One source to its folder in `work`, complete or not at all."""
+    temporary, meter, began = work / _WRITING, Meter(), time.perf_counter()
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    if isinstance(got, Lost):
+        rows = [whole_file(source, got.reason, got.detail)]
+    else:
+        rows = _write_items(source, got, settings, temporary, meter)
+    write_rows(temporary / _ROWS, rows)
+    meter.wall_seconds = time.perf_counter() - began
+    (temporary / _METER).write_text(json.dumps(asdict(meter)))
+    temporary.rename(work / _home_name(source))
+    return meter
+
+
+def _write_items(source: SourceFile, path: Path, settings: Curation, folder: Path, meter: Meter) -> list[ClipRow]:
+    rows, embeddings = [], []
+    for item in curate_source(source, path, settings, meter):
+        rows.append(item.row)
+        name = item.row.clip_id
+        if item.clip:
+            (folder / f"{name}.mp4").write_bytes(item.clip)
+        if item.strip:
+            (folder / f"{name}.jpg").write_bytes(item.strip)
+        if item.embedding is not None:
+            embeddings.append({"clip_id": name, "embedding": np.asarray(item.embedding, np.float32)})
+    if embeddings:
+        pq.write_table(pa.Table.from_pylist(embeddings, schema=_EMBEDDING), folder / EMBEDDINGS)
+    _thin_strips(rows, folder)
+    return rows
+
+
+def _thin_strips(rows: list[ClipRow], folder: Path) -> None:
+    """Leave STRIPS of each reason, spread evenly: a long source has thousands."""
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for row in rows:
+        strip = folder / f"{row.clip_id}.jpg"
+        if strip.exists():
+            groups[row.reason].append(strip)
+    for strips in groups.values():
+        stay = {round(k * (len(strips) - 1) / (STRIPS - 1)) for k in range(STRIPS)}
+        for place, strip in enumerate(strips):
+            if place not in stay:
+                strip.unlink()
+
+
+def write_part(finished: Finished, out: Path, index: int) -> Counter[str]:
+    """Write the part of a finished shard; returns how many rows have each status."""
+    rows = [row for home in finished.homes for row in read_rows(home / _ROWS)]
+    write_rows(out / PART, rows)
+    write_tar(out / f"clips-{index}.tar", _members(finished.homes, "mp4"))
+    write_tar(out / f"strips-{index}.tar", _members(finished.homes, "jpg"))
+    _join_embeddings([home / EMBEDDINGS for home in finished.homes if (home / EMBEDDINGS).exists()], out / EMBEDDINGS)
+    return Counter(row.status for row in rows)
+
+
+def _members(homes: Iterable[Path], kind: str) -> Iterator[tuple[str, bytes]]:
+    for home in homes:
+        for path in sorted(home.glob(f"*.{kind}")):
+            yield path.name, path.read_bytes()
+
+
+def _join_embeddings(files: list[Path], out: Path) -> None:
+    if files:
+        with pq.ParquetWriter(out, _EMBEDDING) as writer:
+            for file in files:
+                writer.write_table(pq.read_table(file))
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:

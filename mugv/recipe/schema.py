@@ -40,9 +40,10 @@ class Data(Part):
     """Where raw video comes from. With `videos` unset the sample footage is written and used."""
 
     videos: str | None = None
-    """A folder (or file:// URI) that holds video files."""
+    """A folder (or file:// URI) that holds video files, `s3://bucket/prefix`, or a .parquet list (local or in S3) with a column
+    `uri` (paths, file://, s3://bucket/key) and, where known, `name`, `licence`, `caption`, `bytes` and `etag`."""
     captions: str | None = None
-    """A captions.jsonl; unset: `captions.jsonl` beside the videos when there is one."""
+    """A captions.jsonl (path or s3://); unset: `captions.jsonl` beside the videos when there is one."""
     dvc_revision: str | None = None
     shards: Positive = 2
     """How many curation tasks share the sources."""

@@ -30,13 +30,19 @@ class MissingObjectError(StoreError):
     """Nothing of that name."""
 
 
+def keys() -> tuple[str, str] | None:
+    """Access and secret key that the environment gives."""
+    access = os.environ.get("MUGV_S3_ACCESS_KEY") or os.environ.get("AWS_ACCESS_KEY_ID")
+    secret = os.environ.get("MUGV_S3_SECRET_KEY") or os.environ.get("AWS_SECRET_ACCESS_KEY")
+    return (access, secret) if access and secret else None
+
+
 def connect(label: str) -> Minio:
     """A client of the server that the environment names. `label` says in errors what it is for. Raises UserError without keys."""
     env = os.environ
     endpoint = env.get("MUGV_S3_ENDPOINT") or env.get("MINIO_ENDPOINT") or env.get("AWS_ENDPOINT_URL") or "https://s3.amazonaws.com"
-    access = env.get("MUGV_S3_ACCESS_KEY") or env.get("AWS_ACCESS_KEY_ID")
-    secret = env.get("MUGV_S3_SECRET_KEY") or env.get("AWS_SECRET_ACCESS_KEY")
-    if not access or not secret:
+    pair = keys()
+    if pair is None:
         raise UserError(f"{label}: no keys; set MUGV_S3_ACCESS_KEY and MUGV_S3_SECRET_KEY, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     parsed = urlparse(endpoint if "//" in endpoint else f"http://{endpoint}")
     timeout = urllib3.Timeout(connect=10, read=300)
@@ -44,8 +50,8 @@ def connect(label: str) -> Minio:
     pool = urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(0), maxsize=THREADS)
     return Minio(
         endpoint=parsed.netloc,
-        access_key=access,
-        secret_key=secret,
+        access_key=pair[0],
+        secret_key=pair[1],
         secure=parsed.scheme == "https",
         region=env.get("AWS_REGION", "us-east-1"),
         http_client=pool,

@@ -8,8 +8,9 @@ import pytest
 from footage_tools import context, recipe_for
 
 from mugv.curation.source import caption_for
-from mugv.curation.sources import Caption, assign_shards, digest_of, read_sources
-from mugv.errors import MissingFeatureError, UserError
+from mugv.curation.sources import Caption, assign_shards, digest_of, table_digest
+from mugv.curation.sources_read import read_sources
+from mugv.errors import UserError
 from mugv.stages import scan
 
 GOOD = {"source": "a.mp4", "start": 0, "end": 2, "caption": "a red bar"}
@@ -40,8 +41,10 @@ def write(folder, *lines):
         ([{"caption": "c"}], "captions.jsonl line 1: missing key 'source'"),
         ([{**GOOD, "caption": " "}], "line 1: 'caption' must be text"),
         ([{**GOOD, "start": "0"}], "line 1: 'start' must be seconds"),
-        ([{**GOOD, "begin": 0}], "line 1: unknown key 'begin'; accepted: source, start, end, caption"),
+        ([{**GOOD, "begin": 0}], "line 1: unknown key 'begin'; accepted: source, start, end, caption, licence"),
         (["[1]"], "line 1: expected an object"),
+        ([{"source": "a.mp4", "licence": 4}], "line 1: 'licence' must be text, got 4"),
+        ([{**GOOD, "licence": "CC0"}, {"source": "a.mp4", "licence": "MIT"}], "line 2: licence 'MIT' of 'a.mp4', but line 1 says 'CC0'"),
     ],
 )
 def test_a_wrong_line_is_named(videos, lines, message):
@@ -59,7 +62,7 @@ def test_text_in_another_encoding_names_its_line(videos):
 
 def test_a_captions_file_that_is_not_there_is_an_error_not_silence(videos):
     with pytest.raises(UserError, match="cannot be read"):
-        read_sources(videos, videos / "nothing.jsonl")
+        read_sources(videos, str(videos / "nothing.jsonl"))
 
 
 def test_folder_mistakes_are_told_apart(tmp_path, videos):
@@ -68,8 +71,8 @@ def test_folder_mistakes_are_told_apart(tmp_path, videos):
     for name, message in cases.items():
         with pytest.raises(UserError, match=message):
             scan.data_digest(recipe_for(tmp_path, f"data.videos={tmp_path / name}"))
-    with pytest.raises(MissingFeatureError, match="s3://bucket"):
-        scan.data_digest(recipe_for(tmp_path, "data.videos=s3://bucket/x"))
+    with pytest.raises(UserError, match="data.videos https://host/x: scheme 'https' is not supported; use a path, file://, or s3://"):
+        scan.data_digest(recipe_for(tmp_path, "data.videos=https://host/x"))
 
 
 def test_sources_are_found_at_any_depth_and_only_videos(videos):
@@ -110,7 +113,7 @@ def test_scan_and_digest_agree_and_a_wrong_caption_stops_both(videos, tmp_path):
     recipe = recipe_for(tmp_path, f"data.videos={videos}")
     ctx = context(tmp_path, "scan", recipe)
     assert scan.run(ctx)["sources"] == 3
-    assert json.loads((ctx.out / "sources.json").read_text())["digest"] == scan.data_digest(recipe) == digest_of(read_sources(videos, None))
+    assert table_digest(ctx.out / "sources.parquet") == scan.data_digest(recipe) == digest_of(read_sources(videos, None))
     write(videos, "{")
     with pytest.raises(UserError, match="line 1"):
         scan.data_digest(recipe)
@@ -119,6 +122,16 @@ def test_scan_and_digest_agree_and_a_wrong_caption_stops_both(videos, tmp_path):
 def test_scan_imports_nothing_heavy():
     code = "import sys, mugv.stages.scan; print([m for m in ('av', 'cv2', 'numpy', 'torch', 'pyarrow', 'scenedetect') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_licence_stands_alone_or_beside_captions_and_changes_the_digest(videos):
+    before = digest_of(read_sources(videos))
+    write(videos, {**GOOD, "licence": "CC BY 4.0"}, {"source": "b.MOV", "licence": "CC0"})
+    sources = {s.name: s for s in read_sources(videos)}
+    assert (sources["a.mp4"].licence, sources["b.MOV"].licence, sources["more/c.webm"].licence) == ("CC BY 4.0", "CC0", "")
+    assert sources["b.MOV"].captions == ()
+    (videos / "captions.jsonl").write_text(json.dumps(GOOD))
+    assert len({before, digest_of(sources.values()), digest_of(read_sources(videos))}) == 3
 
 
 def test_a_clip_takes_the_caption_that_covers_most_of_it():

@@ -1,0 +1,75 @@
+"""Reading a bucket of sources: what lies under a prefix, and whole small objects. Settings: see mugv.store.s3_client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from mugv.errors import StoreError, UserError
+
+if TYPE_CHECKING:
+    from minio import Minio
+
+T = TypeVar("T")
+SCHEME = "s3://"
+
+
+def client(uri: str) -> Minio:
+    """Raises UserError without keys."""
+    from mugv.store.s3_client import connect
+
+    return connect(f"data.videos {uri}")
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key; a key may hold any character. Raises UserError without a bucket."""
+    bucket, _, key = uri.removeprefix(SCHEME).partition("/")
+    if not bucket:
+        raise UserError(f"{uri}: no bucket; expected s3://bucket/prefix")
+    return bucket, key
+
+
+def list_objects(uri: str) -> list[tuple[str, int, str]]:
+    """(key relative to the prefix, bytes, etag) of every object under s3://bucket/prefix."""
+    bucket, prefix = split_uri(uri)
+    prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+    server = client(uri)
+
+    def listing() -> list[tuple[str, int, str]]:
+        found = server.list_objects(bucket_name=bucket, prefix=prefix, recursive=True)
+        return [(str(o.object_name)[len(prefix) :], int(o.size or 0), (o.etag or "").strip('"')) for o in found]
+
+    return _asked(uri, f"list {bucket}", listing)
+
+
+def read_object(uri: str) -> bytes:
+    """All bytes of a small object."""
+    bucket, key = split_uri(uri)
+    server = client(uri)
+
+    def reading() -> bytes:
+        response = server.get_object(bucket_name=bucket, object_name=key)
+        try:
+            return bytes(response.read())
+        finally:
+            response.close()
+            response.release_conn()
+
+    return _asked(uri, f"get {key}", reading)
+
+
+def _asked(uri: str, what: str, action: Callable[[], T]) -> T:
+    """`action` with retries. Raises UserError when there is no such thing, StoreError when the server refuses or stays away."""
+    from mugv.store.s3_client import MissingObjectError, retried
+
+    try:
+        return retried(f"data.videos {uri}", what, action)
+    except MissingObjectError:
+        bucket, key = split_uri(uri)
+        absent = f"no such bucket {bucket!r}" if what.startswith("list") else f"no such object {key!r} (or bucket {bucket!r})"
+        raise UserError(f"data.videos {uri}: {absent}; check the address and the endpoint") from None
+    except StoreError:
+        raise
+    except ValueError as error:
+        # minio checks a bucket's name itself.
+        raise UserError(f"data.videos {uri}: {str(error).rstrip('.')}") from None
