@@ -87,20 +87,18 @@ def _curate(source: SourceFile, got: Path | Lost, settings: Curation, work: Path
     temporary, meter, began = work / _WRITING, Meter(), time.perf_counter()
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    if isinstance(got, Lost):
-        rows = [whole_file(source, got.reason, got.detail)]
-    else:
-        rows = _write_items(source, got, settings, temporary, meter)
-    write_rows(temporary / _ROWS, rows)
+    write_rows(temporary / _ROWS, _write_items(source, got, settings, temporary, meter))
     meter.wall_seconds = time.perf_counter() - began
     (temporary / _METER).write_text(json.dumps(asdict(meter)))
     temporary.rename(work / _home_name(source))
     return meter
 
 
-def _write_items(source: SourceFile, path: Path, settings: Curation, folder: Path, meter: Meter) -> list[ClipRow]:
+def _write_items(source: SourceFile, got: Path | Lost, settings: Curation, folder: Path, meter: Meter) -> list[ClipRow]:
+    if isinstance(got, Lost):
+        return [whole_file(source, got.reason, got.detail)]
     rows, embeddings = [], []
-    for item in curate_source(source, path, settings, meter):
+    for item in curate_source(source, got, settings, meter):
         rows.append(item.row)
         name = item.row.clip_id
         if item.clip:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from mugv.errors import StoreError, UserError
@@ -56,6 +57,28 @@ def read_object(uri: str) -> bytes:
             response.release_conn()
 
     return _asked(uri, f"get {key}", reading)
+
+
+def check_buckets(uris: Iterable[str]) -> None:
+    """Ask each bucket of a list for one object: a wrong bucket or wrong keys stop a run at its start, not at every source.
+
+    An object that is missing or forbidden is none of this.
+    """
+    from mugv.store.s3_client import MissingObjectError, retried
+
+    for bucket, uri in {split_uri(uri)[0]: uri for uri in reversed(list(uris)) if uri.startswith(SCHEME)}.items():
+        reading = partial(client(uri).get_object, bucket_name=bucket, object_name=split_uri(uri)[1], length=1)
+        try:
+            response = retried(f"data.videos s3://{bucket}", "get", reading)
+        except StoreError as error:
+            code = getattr(error.__cause__, "code", "")
+            if code == "NoSuchBucket":
+                raise UserError(f"data.videos s3://{bucket}: no such bucket; check the list and the endpoint") from None
+            if not isinstance(error, MissingObjectError) and code != "AccessDenied":
+                raise
+        else:
+            response.close()
+            response.release_conn()
 
 
 def _asked(uri: str, what: str, action: Callable[[], T]) -> T:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mugv.curation.sources import TABLE, SourceFile, assign_shards, digest_of, write_sources
 from mugv.curation.sources_read import read_sources
+from mugv.curation.sources_s3 import check_buckets
 from mugv.recipe import Recipe
 from mugv.stages.base import StageContext
 
@@ -18,6 +19,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     """Writes sources.parquet; returns the number of sources, of their known bytes and of captions."""
     footage = ctx.inputs.get("footage")
     sources = read_sources(footage) if footage else _read(ctx.recipe)
+    check_buckets(source.uri for source in sources)
     sources = assign_shards(sources, ctx.recipe.data.shards)
     write_sources(ctx.out / TABLE, sources)
     captions = sum(len(source.captions) for source in sources)

@@ -71,7 +71,7 @@ def test_folder_mistakes_are_told_apart(tmp_path, videos):
     for name, message in cases.items():
         with pytest.raises(UserError, match=message):
             scan.data_digest(recipe_for(tmp_path, f"data.videos={tmp_path / name}"))
-    with pytest.raises(UserError, match="data.videos https://host/x: scheme 'https' is not supported; use a path, file://, or s3://"):
+    with pytest.raises(UserError, match=r"data\.videos https://host/x: scheme 'https' is not supported; use a path, file://, or s3://"):
         scan.data_digest(recipe_for(tmp_path, "data.videos=https://host/x"))
 
 
