@@ -21,16 +21,17 @@ PARTS = {
 OPENING = {"en": "This video shows "}
 NOTHING = {"", "none", "n/a", "na", "unknown", "not visible", "not applicable", "-"}
 _SCORE = re.compile(r" aesthetic score: \d+\.\d\.$")
+_SMALL = {"a", "an", "the", "one", "two", "three", "four", "five", "six", "several", "many", "some", "people", "men", "women", "children"}
 _END = (".", "!", "?", "。", "！", "？", "…", '."')
 
 
-def prompt(settings: Captioning) -> str:
-    """What the model is asked beside the pictures of a clip."""
+def prompt(settings: Captioning, count: int) -> str:
+    """What the model is asked beside `count` pictures of a clip."""
     limits = (
         f"Write in the language with the code '{settings.language}', {settings.minimum_words} to {settings.maximum_words} words in all."
     )
     rules = f"State only what can be seen; do not mention the frames, do not guess names, add no opinion. {limits}"
-    start = f"These are {settings.frames} frames of one video clip, in the order of time. Describe the clip."
+    start = f"These are {count} frames of one video clip, in the order of time. Describe the clip."
     if not settings.structured:
         return f"{start} Cover subject, appearance, motion, camera and background in one paragraph. {rules}"
     keys = "\n".join(f"- {name}: {what}" for name, what in PARTS.items())
@@ -83,9 +84,8 @@ def with_score(caption: str, aesthetic: float | None) -> str:
 
 
 def _lower_first(text: str) -> str:
-    """First letter small, unless the first word is a name in capitals or 'I'."""
-    first = text.split()[0]
-    return text if len(first) > 1 and first.isupper() else text[0].lower() + text[1:]
+    """First letter small where an article or number word stands first; a name keeps its capital."""
+    return text[0].lower() + text[1:] if text.split()[0].lower() in _SMALL else text
 
 
 def _sentence(text: str) -> str:

@@ -1,0 +1,120 @@
+"""A model behind an OpenAI-compatible server (vLLM and its like): pictures as base64 JPEG, answers by JSON schema."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from mugv.curation.captions.model import Answer, NoAnswerError, Question
+from mugv.errors import UserError
+from mugv.recipe.curation import Captioning
+
+TRANSIENT = {408, 409, 425, 429}
+"""Client errors that pass, beside all of 5xx."""
+REFUSED = {401: "the key", 403: "the key's rights", 404: "the address and the model's name"}
+"""Status -> what to look at; these stop the stage at once."""
+
+
+class Endpoint:
+    """One connection pool. Retries are the caller's, who knows how many requests are under way."""
+
+    def __init__(self, settings: Captioning) -> None:
+        import openai
+
+        assert settings.url is not None
+        assert settings.model is not None
+        self.name = settings.model
+        self._settings = settings
+        # A server of one's own wants no key; the client insists on some text.
+        key = os.environ.get(settings.key_variable) or "none"
+        self._client = openai.AsyncOpenAI(base_url=settings.url, api_key=key, timeout=settings.timeout_seconds, max_retries=0)
+
+    async def ask(self, question: Question) -> Answer:
+        import openai
+
+        try:
+            reply = await self._client.chat.completions.create(**self._request(question))
+        except openai.APITimeoutError:
+            raise NoAnswerError("timeout", f"no answer in {self._settings.timeout_seconds:g} s") from None
+        except openai.APIConnectionError as error:
+            raise NoAnswerError("no connection", str(error.__cause__ or error)) from None
+        except openai.APIStatusError as error:
+            raise self._status_error(error) from None
+        except (openai.OpenAIError, ValueError) as error:
+            raise NoAnswerError("malformed", _first_line(error)) from None
+        return _answer(reply)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def _request(self, question: Question) -> dict[str, Any]:
+        content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": _data_url(p)}} for p in question.pictures]
+        content.append({"type": "text", "text": question.text})
+        request: dict[str, Any] = {
+            "model": self.name,
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": question.max_tokens,
+            "temperature": question.temperature,
+        }
+        if question.schema:
+            request["response_format"] = question.schema
+        return request
+
+    def _status_error(self, error: Any) -> Exception:
+        status, said = error.status_code, _said(error)
+        if status in REFUSED:
+            look = REFUSED[status]
+            where = f"curation.caption.url {self._settings.url}, model {self.name}"
+            key = f" (variable {self._settings.key_variable})" if status == 401 else ""
+            return UserError(f"{where}: the server answers {status} ({said}); look at {look}{key}")
+        passes = status in TRANSIENT or status >= 500
+        return NoAnswerError(str(status), said, _retry_after(error.response.headers), again=passes)
+
+
+def _data_url(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def _answer(reply: Any) -> Answer:
+    """Raises NoAnswerError when the body is not a chat completion with text."""
+    try:
+        choice = reply.choices[0]
+        message, usage = choice.message, reply.usage
+        text = message.content or getattr(message, "refusal", None) or ""
+        cut = choice.finish_reason == "length"
+        return Answer(str(text), *((usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)), cut)
+    except (AttributeError, IndexError, TypeError):
+        shown = reply if isinstance(reply, str) else repr(reply)
+        raise NoAnswerError("malformed", f"the body is no chat completion: {shown[:80]!r}") from None
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds of Retry-After, given as a number or as a date; None when there is none."""
+    from datetime import UTC, datetime
+
+    said = headers.get("retry-after")
+    if not said:
+        return None
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None
+
+
+def _said(error: Any) -> str:
+    """The server's own words, in one short line."""
+    body = error.body
+    said = body.get("message") or json.dumps(body) if isinstance(body, dict) else body
+    return _first_line(said or error)
+
+
+def _first_line(what: Any) -> str:
+    lines = str(what).strip().splitlines()
+    return (lines[0] if lines else type(what).__name__)[:160]
