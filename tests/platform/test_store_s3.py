@@ -1,64 +1,23 @@
 """The S3 store against a real S3 server on loopback (rclone), through its outages and refusals."""
 
 import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from s3_server import Server, served
 
 from mugv.errors import StoreError, UserError
 from mugv.store import open_store
 from mugv.store.base import Store
 
-KEYS = ("test-access", "test-secret")
-
-
-@dataclass
-class Server:
-    """One rclone process that serves `root` on a fixed port; can be stopped and started."""
-
-    root: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        program = Path(sys.executable).with_name("rclone")
-        command = [str(program), "serve", "s3", "--addr", f"127.0.0.1:{self.port}", "--auth-key", ",".join(KEYS), str(self.root)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.05)
-        raise AssertionError("rclone did not start")
-
-    def stop(self) -> None:
-        if self.process:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait()
-            self.process = None
-
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    (tmp_path / "s3" / "bucket").mkdir(parents=True)
-    server = Server(tmp_path / "s3", port)
-    server.start()
-    monkeypatch.setenv("MINIO_ENDPOINT", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS[0])
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS[1])
-    yield server
-    server.stop()
+    with served(tmp_path, monkeypatch) as server:
+        yield server
 
 
 @pytest.fixture
