@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -41,10 +41,13 @@ class Clip(Protocol):
         """Number of that picture in the source; neighbours share one where the source's frame rate is lower than the clip's."""
 
     def luma(self, k: int, short_side: int) -> np.ndarray:
-        """uint8 [h, w], scaled down (never up) to the short side."""
+        """Brightness uint8 [h, w], full range, scaled down (never up) to the short side."""
+
+    def bgr(self, k: int, short_side: int) -> np.ndarray:
+        """uint8 [h, w, 3] in OpenCV's order by the fast conversion, as `luma`."""
 
     def rgb(self, k: int, short_side: int) -> np.ndarray:
-        """uint8 [h, w, 3], scaled down (never up) to the short side."""
+        """uint8 [h, w, 3] by the exact conversion, scaled down (never up) to the short side."""
 
     def crop(self, box: Box) -> Clip:
         """The same frames without what lies outside the box."""
@@ -54,7 +57,7 @@ class Clip(Protocol):
 class Input:
     """The pictures that a score reads. The decoder keeps no more of a frame than its scores declare."""
 
-    form: Literal["luma", "rgb", "none"] = "none"
+    form: Literal["luma", "bgr", "rgb", "none"] = "none"
     """none: facts of the source alone."""
     short_side: int = 0
     """Pixels; smaller pictures are not scaled up."""
@@ -75,19 +78,20 @@ class Score(Protocol):
 Result = TypeVar("Result")
 
 
-class Once:
+class Once(Generic[Result]):
     """Remembers a function's result for the last clip, for what several scores share. Holds no clip alive."""
 
     def __init__(self, function: Callable[[Clip], Result]) -> None:
         self.function = function
-        self.last: tuple[Callable[[], object], object] = (lambda: None, None)
+        self.last: tuple[weakref.ref[Clip], Result] | None = None
 
     def __call__(self, clip: Clip) -> Result:
-        of, result = self.last
-        if of() is not clip:
-            result = self.function(clip)
-            self.last = weakref.ref(clip), result
-        return result  # type: ignore[return-value]
+        last = self.last
+        if last is not None and last[0]() is clip:
+            return last[1]
+        result = self.function(clip)
+        self.last = weakref.ref(clip), result
+        return result
 
 
 def spread(count: int, wanted: int) -> Sequence[int]:

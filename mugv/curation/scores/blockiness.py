@@ -11,6 +11,8 @@ SIDE = 1080
 """Pictures up to this short side are measured at their own size: scaling wipes the grid out."""
 FRAMES = 2
 GRID = 8
+FLOOR = 0.5
+"""Levels added to both steps, so that a smooth picture has no blocks."""
 
 
 class Blockiness:
@@ -27,12 +29,15 @@ class Blockiness:
 
 def blockiness(luma: np.ndarray) -> float:
     """Of [h, w] uint8; the grid may start anywhere, since pictures are cropped."""
-    across = cv2.absdiff(luma[:, 1:], luma[:, :-1]).mean(axis=0)
-    down = cv2.absdiff(luma[1:], luma[:-1]).mean(axis=1)
+    across = cv2.reduce(cv2.absdiff(luma[:, 1:], luma[:, :-1]), 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel() / luma.shape[0]
+    down = cv2.reduce(cv2.absdiff(luma[1:], luma[:-1]), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel() / luma.shape[1]
     return float(np.sqrt(_on_grid(across) * _on_grid(down)))
 
 
 def _on_grid(steps: np.ndarray) -> float:
-    whole = steps[: steps.size // GRID * GRID].reshape(-1, GRID).mean(axis=0)
-    best = int(whole.argmax())
-    return float((whole[best] + 0.5) / (np.delete(whole, best).mean() + 0.5))
+    """Step on the phase of the grid that stands out most, over the median of the others."""
+    whole = steps[: max(GRID, steps.size // GRID * GRID)]
+    if whole.size < GRID:
+        return 1.0
+    phases = np.sort(whole.reshape(-1, GRID).mean(axis=0))
+    return float((phases[-1] + FLOOR) / (np.median(phases[:-1]) + FLOOR))

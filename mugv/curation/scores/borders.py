@@ -1,34 +1,47 @@
-"""Black borders: found on the whole clip, cut off before anything else is measured."""
+"""Black borders (letterbox, pillarbox): found on the whole clip, cut off before anything else is measured."""
 
 from __future__ import annotations
 
+from functools import reduce
+
+import cv2
 import numpy as np
 
 from mugv.curation.scores.base import Box, Clip, spread
 from mugv.recipe.curation import Curation
 
-SIDE = 1080
+COARSE = 60
+"""Short side of the first look, which most clips do not pass."""
+SIDE = 720
+"""Short side at which the edge is found."""
 FRAMES = 3
-BLACK = 24
-"""Luma up to which a pixel may be border (16 is black in most files, rgb range 0)."""
-LEAST = 0.02
-"""A border thinner than this share of the side is left alone."""
+BLACK = 8
+"""Mean luma of a line of border: black and what a coder makes of it."""
+SPECK = 48
+"""Brightest pixel of such a line: ringing beside the picture."""
+STEP = 8
+"""How much brighter the picture is than the border just inside the edge; a dark scene that fades out is no border."""
+LEAST = 0.015
+"""Thinner borders, as a share of the side, are left alone."""
+SPARE = 2
+"""Pixels cut off beyond the edge, where the coder has mixed picture and border."""
 
 
 def find_borders(clip: Clip, settings: Curation) -> Box | None:
-    """What the black borders leave, even pixels; None when there are none. `settings` is kept for thresholds to come."""
-    most = np.max(np.stack([clip.luma(k, SIDE) for k in spread(clip.count, FRAMES)]), axis=0)
-    if most.max() <= BLACK:
+    """What black borders that stay through the clip leave of the picture, sizes even; None when there are none.
+
+    `settings.border` limits nothing here: whether to crop or reject is the caller's business.
+    """
+    numbers = spread(clip.count, FRAMES)
+    if not _any_black([clip.luma(k, COARSE) for k in numbers]):
         return None
-    height, width = clip.size
-    scale = width / most.shape[1]
-    top, bottom = _content(np.percentile(most, 98, axis=1))
-    left, right = _content(np.percentile(most[top:bottom], 98, axis=0))
-    edges = [round(v * scale) for v in (left, top, right, bottom)]
-    if max(edges[0], width - edges[2]) < LEAST * width and max(edges[1], height - edges[3]) < LEAST * height:
+    brightest = _brightest([clip.luma(k, SIDE) for k in numbers])
+    height, width = brightest.shape
+    top, bottom = _edges(brightest, 1)
+    left, right = _edges(brightest[top : height - bottom], 0)
+    if not (top or bottom or left or right):
         return None
-    x0, y0 = -(-edges[0] // 2) * 2, -(-edges[1] // 2) * 2
-    return x0, y0, (edges[2] - x0) // 2 * 2, (edges[3] - y0) // 2 * 2
+    return _box((left, top, width - right, height - bottom), (height, width), clip.size)
 
 
 def border_share(box: Box | None, size: tuple[int, int]) -> float:
@@ -36,7 +49,48 @@ def border_share(box: Box | None, size: tuple[int, int]) -> float:
     return 0.0 if box is None else 1 - box[2] * box[3] / (size[0] * size[1])
 
 
-def _content(levels: np.ndarray) -> tuple[int, int]:
-    """First and one past the last line that is not black."""
-    found = np.flatnonzero(levels > BLACK)
-    return (int(found[0]), int(found[-1]) + 1) if found.size else (0, levels.size)
+def _any_black(frames: list[np.ndarray]) -> bool:
+    """Whether the first or last line on any side is black in all frames, and the picture is not."""
+    brightest = _brightest(frames)
+    lines = (brightest[0], brightest[-1], brightest[:, 0], brightest[:, -1])
+    return bool(cv2.mean(brightest)[0] > BLACK and min(float(line.mean()) for line in lines) <= BLACK)
+
+
+def _brightest(frames: list[np.ndarray]) -> np.ndarray:
+    return reduce(cv2.max, frames)
+
+
+def _edges(brightest: np.ndarray, axis: int) -> tuple[int, int]:
+    """Lines of border at the start and at the end; axis 1: rows, 0: columns. A dark scene hides an edge: then the other's mirror."""
+    mean = cv2.reduce(brightest, axis, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
+    most = brightest.max(axis=axis)
+    black = (mean <= BLACK) & (most <= SPECK)
+    if black.all():
+        return 0, 0
+    runs = int(np.argmin(black)), int(np.argmin(black[::-1]))
+    first, last = _run(mean, runs[0]), _run(mean[::-1], runs[1])
+    if not first and last and runs[0] >= last:
+        first = last
+    elif not last and first and runs[1] >= first:
+        last = first
+    return first, last
+
+
+def _run(mean: np.ndarray, length: int) -> int:
+    """`length` of black lines from the first one; 0 when they are few or do not end in a step."""
+    inside = mean[length : length + max(4, len(mean) // 60)]
+    step = float(inside.max()) - float(mean[:length].mean()) if length else 0.0
+    return length if length >= LEAST * len(mean) and step >= STEP else 0
+
+
+def _box(edges: tuple[int, int, int, int], shape: tuple[int, int], size: tuple[int, int]) -> Box:
+    """Edges (left, top, right, bottom) in the measured picture to a box in source pixels, inside the edges."""
+    scale_x, scale_y = size[1] / shape[1], size[0] / shape[0]
+    left, top = (0 if not v else _even_up(v * s + SPARE) for v, s in ((edges[0], scale_x), (edges[1], scale_y)))
+    right = size[1] if edges[2] == shape[1] else edges[2] * scale_x - SPARE
+    bottom = size[0] if edges[3] == shape[0] else edges[3] * scale_y - SPARE
+    return left, top, int(right - left) // 2 * 2, int(bottom - top) // 2 * 2
+
+
+def _even_up(value: float) -> int:
+    return int(np.ceil(value / 2)) * 2

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mugv.curation.scores.base import Box, Clip, Score
+from mugv.curation.scores.base import Box, Clip, Once, Score
 from mugv.curation.scores.blockiness import Blockiness
 from mugv.curation.scores.borders import border_share, find_borders
 from mugv.curation.scores.facts import Aspect, BitsPerPixel, SourceFps, SourceSeconds
 from mugv.curation.scores.light import Contrast, Exposure, Saturation
-from mugv.curation.scores.motion import Motion, Pairs, SpeedChange, dis_flow
+from mugv.curation.scores.looks import aesthetic_of
+from mugv.curation.scores.motion import Motion, Pairs, SpeedChange
 from mugv.curation.scores.sharpness import Sharpness
 from mugv.curation.scores.steadiness import Freeze, Shake
+from mugv.curation.scores.text import text_of
 from mugv.recipe.curation import Curation
 
 
@@ -20,23 +22,12 @@ def build_scores(settings: Curation) -> list[Score]:
 
     Raises UserError in one line when weights that the recipe names are missing.
     """
-    pairs = Pairs(settings.motion, dis_flow)
-    motion = Motion(pairs)
-    return [
-        SourceSeconds(),
-        SourceFps(),
-        BitsPerPixel(),
-        Aspect(),
-        Exposure(),
-        Contrast(),
-        Saturation(),
-        Freeze(),
-        Shake(),
-        motion,
-        SpeedChange(motion.pairs, pairs.input),
-        Sharpness(settings.sharpness),
-        Blockiness(),
-    ]
+    pairs = Pairs(settings.motion)
+    flows = Once(pairs)
+    scores: list[Score] = [SourceSeconds(), SourceFps(), BitsPerPixel(), Aspect(), Exposure(), Contrast(), Saturation(), Freeze(), Shake()]
+    scores += [Motion(flows, pairs.input), SpeedChange(flows, pairs.input), Sharpness(settings.sharpness), Blockiness()]
+    dear: tuple[Score | None, ...] = (text_of(settings.text), aesthetic_of(settings.aesthetic))
+    return [*scores, *(score for score in dear if score is not None)]
 
 
 def measure(clip: Clip, scores: Sequence[Score], settings: Curation) -> tuple[Clip, Box | None, dict[str, float | None]]:

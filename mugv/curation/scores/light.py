@@ -7,7 +7,7 @@ import numpy as np
 
 from mugv.curation.scores.base import Clip, Input, spread
 
-SIDE, FRAMES = 96, 3
+SIDE, FRAMES = 60, 3
 
 
 class Exposure:
@@ -40,13 +40,14 @@ class Saturation:
     """Mean of max(R, G, B) - min(R, G, B), 0 (grey) to 255, mean over frames. Dark pixels cannot be saturated by noise."""
 
     name = "saturation"
-    input = Input("rgb", SIDE, FRAMES)
+    input = Input("bgr", SIDE, FRAMES)
 
     def __call__(self, clip: Clip) -> float:
-        return float(np.mean([colourfulness(clip.rgb(k, SIDE)) for k in spread(clip.count, FRAMES)]))
+        return float(np.mean([colourfulness(clip.bgr(k, SIDE)) for k in spread(clip.count, FRAMES)]))
 
 
-def colourfulness(rgb: np.ndarray) -> float:
-    red, green, blue = cv2.split(rgb)
+def colourfulness(bgr: np.ndarray) -> float:
+    """Of uint8 [h, w, 3], channels in any order."""
+    red, green, blue = cv2.split(bgr)
     most, least = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
     return float(cv2.mean(cv2.subtract(most, least))[0])

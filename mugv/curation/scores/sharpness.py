@@ -12,7 +12,7 @@ from mugv.recipe.curation import Sharpness as Settings
 
 SMALL = 160
 """Short side up to which colour is worth its cost; below it lie synthetic footage and thumbnails."""
-FRAMES = 5
+FRAMES = 3
 """Frames that are measured of larger pictures; all frames of small ones."""
 
 
@@ -31,14 +31,17 @@ def sharpness(picture: np.ndarray, short_side: int) -> float:
     smaller than `short_side` have the unit of their own size. Colour channels count alone, so that an edge between two colours of
     one brightness counts; on natural pictures the mean is near that of luma. Source: paper 2.1 (variance of Laplacian).
     """
-    laplacian = cv2.Laplacian(shrink(picture, short_side), cv2.CV_32F if picture.ndim == 3 else cv2.CV_16S)
-    return float(np.mean(cv2.meanStdDev(laplacian)[1] ** 2))
+    picture = shrink(picture, short_side)
+    if picture.ndim == 2:
+        whole = cv2.Laplacian(picture, cv2.CV_16S)
+        return cv2.norm(whole, cv2.NORM_L2SQR) / whole.size - (cv2.sumElems(whole)[0] / whole.size) ** 2
+    return float(np.mean(cv2.meanStdDev(cv2.Laplacian(picture, cv2.CV_32F))[1] ** 2))
 
 
 class Sharpness:
     """Median over frames of the Laplacian's variance at `short_side`, levels squared.
 
-    Up to a short side of 160 it is measured on the three colour channels of every frame, above it on the luma of five.
+    Up to a short side of 160 it is measured on the three colour channels of every frame, above it on the luma of three.
     """
 
     name = "sharpness"

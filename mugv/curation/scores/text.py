@@ -1,0 +1,154 @@
+"""Overlaid text: edges that stay at one place while the picture changes, then a text detector on what is dense enough to be writing.
+
+The network is the detector of PP-OCR that comes inside the `rapidocr` package, run by onnxruntime on one thread. It costs more than the
+decoding of a whole clip, so it only sees the regions that the cheap test leaves, and those are few in footage that moves.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mugv.curation.scores.base import Clip, Input, spread
+from mugv.recipe.curation import OverlaidText as Settings
+
+logger = logging.getLogger(__name__)
+
+FRAMES = 3
+EDGE = 80
+"""Sobel response that an edge of writing has at least (a step of 20 levels)."""
+DENSITY = 0.18
+"""Share of the pixels of a window that are such edges where there is writing."""
+GRID = 32
+"""Sides that the network takes are multiples of this."""
+MOST_PIXELS = 192 * 352
+"""Larger regions are scaled down: about 20 ms."""
+SURE = 0.3
+"""Probability from which a pixel belongs to text (DB post-processing of PP-OCR)."""
+BOX_SURE = 0.6
+"""Mean probability from which a box is text (same)."""
+GROWN = 1.6
+"""The network marks the core of a line; area times this over perimeter is how far its box reaches (same)."""
+
+Detector = Callable[[np.ndarray], np.ndarray]
+"""uint8 [h, w] -> probability float32 [h, w]; h and w multiples of GRID."""
+
+
+class Text:
+    """Share of the picture that boxes of overlaid text cover, 0 to 1."""
+
+    name = "text"
+
+    def __init__(self, settings: Settings, detector: Detector) -> None:
+        self.detector = detector
+        self.input = Input("luma", settings.short_side, FRAMES)
+
+    def __call__(self, clip: Clip) -> float:
+        frames = [clip.luma(k, self.input.short_side) for k in spread(clip.count, FRAMES)]
+        return min(1.0, sum(self._area(frames, region) for region in candidates(frames)) / frames[0].size)
+
+    def _area(self, frames: list[np.ndarray], region: Region) -> float:
+        """Text of a region, pixels. Writing must be seen in two frames: chance likeness in a texture does not come twice."""
+        x, y, width, height, first, second = region
+        scale = min(1.0, (MOST_PIXELS / (width * height)) ** 0.5)
+        size = (_grid(width * scale), _grid(height * scale))
+        seen: np.ndarray | None = None
+        for k in (first, second):
+            probability = self.detector(cv2.resize(frames[k][y : y + height, x : x + width], size, interpolation=cv2.INTER_LINEAR))
+            seen = probability if seen is None else np.minimum(seen, probability)
+            area = text_area(seen)
+            if not area:
+                return 0.0
+        return area * width * height / (size[0] * size[1])
+
+
+Region = tuple[int, int, int, int, int, int]
+"""x, y, width, height, and the numbers of two frames that share its edges."""
+
+
+def candidates(frames: list[np.ndarray]) -> list[Region]:
+    """Where overlaid writing may be in luma [h, w] frames: dense upright edges of both signs that two neighbouring frames share."""
+    edges = [cv2.Sobel(frame, cv2.CV_16S, 1, 0) for frame in frames]
+    height, width = frames[0].shape
+    window = (max(8, width // 12) | 1, max(5, height // 24) | 1)
+    dense = np.zeros((height, width), np.uint8)
+    shared = np.zeros((height, width), np.uint8)
+    for k, (first, second) in enumerate(pairwise(edges)):
+        rise = cv2.compare(cv2.min(first, second), EDGE, cv2.CMP_GT)
+        fall = cv2.compare(cv2.max(first, second), -EDGE, cv2.CMP_LT)
+        found = cv2.compare(cv2.min(cv2.blur(rise, window), cv2.blur(fall, window)), 255 * DENSITY / 2, cv2.CMP_GT)
+        shared[cv2.compare(found, dense, cv2.CMP_GT) > 0] = k
+        dense = cv2.max(dense, found)
+    return _regions(dense, shared, window) if dense.any() else []
+
+
+def _regions(dense: np.ndarray, shared: np.ndarray, window: tuple[int, int]) -> list[Region]:
+    """Spots that touch after growing by a window are one region: the network wants lines whole and with some air around."""
+    grown = cv2.dilate(dense, np.ones((2 * window[1] + 1, 2 * window[0] + 1), np.uint8))
+    boxes = cv2.connectedComponentsWithStats(grown)[2][1:, :4].tolist()
+    found = []
+    for x, y, width, height in boxes:
+        inside = (slice(y, y + height), slice(x, x + width))
+        k = int(np.bincount(shared[inside][dense[inside] > 0]).argmax())
+        found.append((x, y, width, height, k, k + 1))
+    return found
+
+
+def text_area(probability: np.ndarray) -> float:
+    """Pixels that boxes of text cover in a map of probabilities [h, w]."""
+    kernel = (probability > SURE).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(kernel)
+    area = 0.0
+    for k in range(1, count):
+        width, height, size = (int(stats[k, c]) for c in (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_AREA))
+        if min(width, height) < 2 or float(probability[labels == k].sum()) / size < BOX_SURE:
+            continue
+        reach = GROWN * size / (2 * (width + height))
+        area += (width + 2 * reach) * (height + 2 * reach)
+    return area
+
+
+def _grid(pixels: float) -> int:
+    return max(GRID, round(pixels / GRID) * GRID)
+
+
+@lru_cache(maxsize=1)
+def load_detector() -> Detector | None:
+    """PP-OCR's detection network, one a process; None, said once in the log, when rapidocr, its weights or onnxruntime is not installed."""
+    package = importlib.util.find_spec("rapidocr")
+    if package is not None and package.origin is not None and importlib.util.find_spec("onnxruntime") is not None:
+        weights = sorted((Path(package.origin).parent / "models").glob("*det*.onnx"))
+        if weights:
+            return _session(weights[0])
+    logger.warning("overlaid text is not measured: the packages rapidocr (with its weights) and onnxruntime are not both installed")
+    return None
+
+
+def text_of(settings: Settings) -> Text | None:
+    """The score that the recipe asks for; None when it is off or its detector is not installed."""
+    detector = None if settings.detector == "off" else load_detector()
+    return None if detector is None else Text(settings, detector)
+
+
+def _session(weights: Path) -> Detector:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    network: Any = onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
+    name = network.get_inputs()[0].name
+
+    def detect(luma: np.ndarray) -> np.ndarray:
+        plane = luma.astype(np.float32) / 127.5 - 1
+        probability: np.ndarray = network.run(None, {name: np.broadcast_to(plane, (1, 3, *plane.shape))})[0]
+        return probability[0, 0]
+
+    return detect
