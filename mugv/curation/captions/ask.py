@@ -73,6 +73,7 @@ class Conversation:
             try:
                 return await self._attempt(question, read)
             except _RefusedError as error:
+                self.pace.answered()
                 last, question = error, replace(question, temperature=TEMPERATURE_AGAIN)
             except NoAnswerError as error:
                 last, question = error, replace(question, temperature=TEMPERATURE_AGAIN if error.answered else question.temperature)

@@ -22,6 +22,8 @@ class Pace:
     """Clips in a row that got no answer before the rest is not asked any more."""
     closed: NoAnswerError | None = None
     """Why nothing is asked any more."""
+    well: bool = False
+    """The server has answered before."""
     _next: float = 0.0
     _paused_until: float = 0.0
     _lost: int = 0
@@ -37,10 +39,12 @@ class Pace:
             await asyncio.sleep(left)
 
     def answered(self) -> None:
-        self._lost = 0
+        self._lost, self.well = 0, True
 
     def lost(self, error: NoAnswerError) -> None:
-        """A clip has used up its attempts without an answer."""
+        """A clip has used up its attempts without an answer. One that a well server refuses says nothing about the others."""
+        if self.well and not error.again:
+            return
         self._lost += 1
         if self._lost >= self.give_up_after:
             self.closed = NoAnswerError(error.reason, error.detail)

@@ -22,6 +22,8 @@ from mugv.recipe.curation import Captioning, Curation
 Progress = Callable[[int, int, dict[str, float]], None]
 DECODERS = 2
 """Clips that are decoded at once; each request holds the pictures of one clip and no frames."""
+LEAST_LOST = 8
+"""Clips in a row without an answer before the server counts as gone, where fewer requests than that are under way."""
 
 
 def open_model(settings: Captioning) -> Model:
@@ -75,7 +77,7 @@ class Session:
     async def run(self, model: Model) -> None:
         caption = self.settings.caption
         self._began = time.perf_counter()
-        pace = Pace(caption.requests_a_minute, caption.concurrency)
+        pace = Pace(caption.requests_a_minute, max(caption.concurrency, LEAST_LOST), well=bool(self.log.done))
         queue = iter(self.todo)
         with ThreadPoolExecutor(DECODERS) as decoders:
             try:
@@ -87,6 +89,15 @@ class Session:
             finally:
                 self.seconds = time.perf_counter() - self._began
                 await model.close()
+        if pace.well:
+            self._settle(model.name)
+
+    def _settle(self, model: str) -> None:
+        """A request that a well server refuses would be refused each time: such a clip has no caption, it does not wait for one."""
+        for name, error in list(self.waiting.items()):
+            if not error.again:
+                del self.waiting[name]
+                self.log.add(Captioned(name, source=model, problem=f"the server refuses it: {error}"))
 
     async def _worker(self, queue: Iterator[StoredClip], model: Model, pace: Pace, decoders: ThreadPoolExecutor) -> None:
         for clip in queue:
