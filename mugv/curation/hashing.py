@@ -8,12 +8,13 @@ Measured on the sample footage: re-encoded shots are at most 5.4 apart, differen
 
 For the search among many clips there are `codes`: 256 bits for each third of a clip, compared by Hamming distance.
 
-Shapes: N clips, T hashed frames, F = 96 values a frame (64 luma, 16 + 16 chroma), minus 128.
+Shapes: N clips, T hashed frames, F = 96 values a frame: 64 of luma, 16 and 16 of chroma (128 is grey).
 """
 
 from __future__ import annotations
 
 import base64
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -42,42 +43,43 @@ def video_hash(frames: np.ndarray) -> str:
 
 
 def small_pictures(code: str) -> np.ndarray:
-    """The hash as float64 [T, F], 0 at middle grey. Raises ValueError for text that is no hash."""
+    """The hash as uint8 [T, F]. Raises ValueError for text that is no hash."""
     data = np.frombuffer(base64.b64decode(code, validate=True), np.uint8)
     if not len(data) or len(data) % VALUES:
         raise ValueError(f"a hash has a multiple of {VALUES} bytes, got {len(data)}")
-    return data.reshape(-1, VALUES).astype(np.float64) - 128
+    return data.reshape(-1, VALUES)
 
 
 def distance(first: str, second: str) -> float:
     """How far two clips are apart, in percent of their contrast; 0 for the same pictures."""
-    return float(distances(small_pictures(first), small_pictures(second)[None])[0])
+    return float(distances(small_pictures(first)[None], small_pictures(second)[None])[0])
 
 
-def distances(one: np.ndarray, many: np.ndarray) -> np.ndarray:
-    """Of a clip [T, F] to each of the clips [N, T', F]: float64 [N], at the shift in time of at most half a clip that fits best.
+def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of each clip of [N, T, F] to its partner in [N, T', F]: float64 [N], at the shift in time of at most half a clip that fits best.
 
     It does not matter which clip is the first. Sums are over whole numbers in float64 and so exact: no order of them changes a bit.
     """
-    sums_a, squares_a = _frame_sums(one)
-    sums_b, squares_b = _frame_sums(many)
-    product = many @ (one * WEIGHTS).T
-    reach = (min(len(one), many.shape[1]) - 1) // 2
-    best = np.full(len(many), UNLIKE)
+    first, second = first.astype(np.float64) - 128, second.astype(np.float64) - 128
+    means_a, squares_a = _frame_sums(first)
+    means_b, squares_b = _frame_sums(second)
+    products = (first * WEIGHTS) @ second.transpose(0, 2, 1)
+    reach = (min(first.shape[1], second.shape[1]) - 1) // 2
+    best = np.full(len(first), UNLIKE)
     for shift in range(-reach, reach + 1):
-        overlap = min(len(one) - max(0, shift), many.shape[1] - max(0, -shift))
-        rows, columns = np.arange(overlap) + max(0, shift), np.arange(overlap) + max(0, -shift)
-        means = sums_a[rows].sum(axis=0) / overlap, sums_b[:, columns].sum(axis=1) / overlap
-        powers = squares_a[rows].sum() / overlap, squares_b[:, columns].sum(axis=1) / overlap
-        best = np.minimum(best, _apart(means, powers, product[:, columns, rows].sum(axis=1) / overlap))
+        overlap = min(first.shape[1] - max(0, shift), second.shape[1] - max(0, -shift))
+        a, b = slice(max(0, shift), max(0, shift) + overlap), slice(max(0, -shift), max(0, -shift) + overlap)
+        means = means_a[:, a].mean(axis=1), means_b[:, b].mean(axis=1)
+        powers = squares_a[:, a].mean(axis=1), squares_b[:, b].mean(axis=1)
+        product = np.einsum("ntt->n", products[:, a, b]) / overlap
+        best = np.minimum(best, _apart(means, powers, product))
     return best
 
 
 def codes(pictures: np.ndarray) -> np.ndarray:
-    """uint8 [PARTS, CODE_BYTES] of small pictures [T, F]: each third's mean picture against three levels, and its mean colours."""
-    bounds = np.linspace(0, len(pictures), PARTS + 1).round().astype(int)
-    parts = [pictures[a : max(b, a + 1)].mean(axis=0) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
-    return np.stack([_code(part) for part in parts])
+    """uint8 [N, PARTS, CODE_BYTES] of small pictures [N, T, F]: each third's mean picture against three levels, and its mean colours."""
+    bounds = np.linspace(0, pictures.shape[1], PARTS + 1).round().astype(int)
+    return np.stack([_code(pictures[:, a : max(b, a + 1)].mean(axis=1)) for a, b in pairwise(bounds)], axis=1)
 
 
 def _small(frame: np.ndarray) -> np.ndarray:
@@ -94,17 +96,17 @@ def _means(channel: np.ndarray, grid: int) -> np.ndarray:
 
 
 def _frame_sums(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of [..., F]: mean of each channel [..., 3], and weighted mean square over all [...] in units of a luma cell."""
+    """Of [..., F]: mean of each channel [..., 3], and weighted sum of squares [...]."""
     sums = np.stack([pictures[..., c].mean(axis=-1) for c in CHANNELS], axis=-1)
     return sums, np.square(pictures) @ WEIGHTS
 
 
 def _apart(means: tuple[np.ndarray, np.ndarray], powers: tuple[np.ndarray, np.ndarray], product: np.ndarray) -> np.ndarray:
-    """Percent, [N], from the means of the channels [3] and [N, 3], the mean squares and the mean inner products of the frames."""
+    """Percent, [N], from the means of the channels [N, 3], the mean squares [N] and the mean inner product of the frames [N]."""
     cells = LUMA * LUMA
-    own = powers[0] / cells - np.square(means[0]).sum()
+    own = powers[0] / cells - np.square(means[0]).sum(axis=1)
     other = powers[1] / cells - np.square(means[1]).sum(axis=1)
-    both = product / cells - means[1] @ means[0]
+    both = product / cells - (means[0] * means[1]).sum(axis=1)
     outside = np.square(np.maximum(0, np.abs(means[0] - means[1]) - OFFSETS)).sum(axis=1)
     rest = np.minimum(_left_over(own, other, both), _left_over(other, own, both)) + outside
     contrast = np.maximum(np.sqrt(np.maximum(0, np.minimum(own, other))), LEAST_CONTRAST)
@@ -118,10 +120,12 @@ def _left_over(own: np.ndarray, other: np.ndarray, both: np.ndarray) -> np.ndarr
 
 
 def _code(picture: np.ndarray) -> np.ndarray:
-    luma, chroma = picture[CHANNELS[0]], (picture[CHANNELS[1]], picture[CHANNELS[2]])
-    middle, spread = luma.mean(), luma.std()
+    """uint8 [N, CODE_BYTES] of [N, F]."""
+    luma, *chroma = (picture[:, c] for c in CHANNELS)
+    middle, spread = luma.mean(axis=1, keepdims=True), luma.std(axis=1, keepdims=True)
+    means = [plane.mean(axis=1, keepdims=True) for plane in chroma]
     bits = [luma > middle + step * spread for step in (-0.5, 0, 0.5)]
-    bits += [plane > plane.mean() for plane in chroma]
-    bits += [middle > np.arange(-112, 128, 32), spread > np.arange(8, 72, 8)]
-    bits += [plane.mean() > np.arange(-28, 36, 8) for plane in chroma]
-    return np.packbits(np.concatenate(bits))
+    bits += [plane > mean for plane, mean in zip(chroma, means, strict=True)]
+    bits += [middle > np.arange(16, 256, 32), spread > np.arange(8, 72, 8)]
+    bits += [mean > np.arange(100, 164, 8) for mean in means]
+    return np.packbits(np.concatenate(bits, axis=1), axis=1)

@@ -1,4 +1,4 @@
-"""Rows of all shards to the rows of the clip set: duplicates across shards, composite score, split by source.
+"""Rows of all shards to the rows of the clip set: duplicates, composite score, balance, split by source.
 
 Nothing here depends on how the sources were divided: rows are sorted by source and frame first.
 """
@@ -7,59 +7,62 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from mugv.curation.hashing import distance
+import numpy as np
+
+from mugv.curation.balance import thin
+from mugv.curation.duplicates import reject_duplicates
 from mugv.curation.rows import ClipRow
 from mugv.errors import UserError
 from mugv.recipe.schema import Curation
 
 
-def merge(rows: Sequence[ClipRow], settings: Curation, seed: int) -> tuple[list[ClipRow], str]:
-    """(rows in their final form, how the split was made: "source" or "clip"). UserError with counts when nothing is kept."""
+def merge(
+    rows: Sequence[ClipRow],
+    settings: Curation,
+    seed: int,
+    earlier: Mapping[str, Sequence[ClipRow]] | None = None,
+    embeddings: Mapping[str, np.ndarray] | None = None,
+) -> tuple[list[ClipRow], str]:
+    """(rows in their final form, how the split was made: "source", "clip", or "" when only scores were wanted).
+
+    UserError with counts when nothing is kept. earlier, embeddings: see mugv.curation.duplicates.
+    """
     rows = sorted(rows, key=lambda row: (row.source, row.start_frame, row.clip_id))
-    rows = reject_duplicates(rows, settings.duplicates.distance)
+    rows = reject_duplicates(rows, settings, earlier, embeddings)
+    if settings.score_only:
+        return rows, ""
     if not any(row.status == "kept" for row in rows):
         counts = ", ".join(f"{reason} {n}" for reason, n in sorted(Counter(row.reason for row in rows).items()))
         raise UserError(f"no clip was kept: {counts or 'no sources'}; look at the thresholds under curation")
     rows = with_scores(rows)
+    if settings.balance:
+        rows = with_scores(thin(rows, settings.balance.shares))
     return with_split(rows, settings.validation_fraction, seed)
 
 
-def reject_duplicates(rows: Sequence[ClipRow], limit: int) -> list[ClipRow]:
-    """Of kept clips with one caption and at most `limit` differing bits the first, in row order, stays.
-
-    Windows of one shot follow each other and are never compared: a calm shot is no duplicate of itself.
-    """
-    kept: dict[str, list[ClipRow]] = defaultdict(list)
-    result = []
-    for row in rows:
-        if row.status == "kept":
-            original = next((k for k in kept[row.caption] if not _neighbours(k, row) and distance(k.hash, row.hash) <= limit), None)
-            if original:
-                row = replace(row, status="rejected", reason="duplicate", detail=f"looks like {original.clip_id}")
-            else:
-                kept[row.caption].append(row)
-        result.append(row)
-    return result
-
-
-def _neighbours(first: ClipRow, second: ClipRow) -> bool:
-    """Of one source, with less than a clip's length between them."""
-    gap = second.start_seconds - first.end_seconds
-    return first.source == second.source and gap < first.end_seconds - first.start_seconds
-
-
 def with_scores(rows: Sequence[ClipRow]) -> list[ClipRow]:
-    """Composite score of the kept clips: mean of two ranks in 0 to 1, of sharpness and of how near motion is to its median."""
+    """Composite score of the kept clips: mean of their ranks in 0 to 1, see `ranked`."""
     kept = [row for row in rows if row.status == "kept"]
-    middle = statistics.median(row.motion for row in kept)
-    sharp = _ranks([row.sharpness for row in kept])
-    steady = _ranks([-abs(row.motion - middle) for row in kept])
-    scores = {row.clip_id: round((a + b) / 2, 6) for row, a, b in zip(kept, sharp, steady, strict=True)}
+    ranks = [_ranks(values) for values in ranked(kept).values()]
+    scores = {row.clip_id: round(sum(own) / len(own), 6) for row, *own in zip(kept, *ranks, strict=True)} if ranks else {}
     return [replace(row, score=scores.get(row.clip_id, 0.0)) for row in rows]
+
+
+def ranked(kept: Sequence[ClipRow]) -> dict[str, list[float]]:
+    """What the composite score ranks by, of the scores that every kept clip has: more is better."""
+    measured: dict[str, list[float]] = {}
+    for name in ("sharpness", "motion", "aesthetic"):
+        values = [value for row in kept if (value := getattr(row, name)) is not None]
+        if values and len(values) == len(kept):
+            measured[name] = values
+    if "motion" in measured:
+        middle = statistics.median(measured["motion"])
+        measured["motion"] = [-abs(value - middle) for value in measured["motion"]]
+    return measured
 
 
 def _ranks(values: Sequence[float]) -> list[float]:

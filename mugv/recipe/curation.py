@@ -178,12 +178,12 @@ class Balance(Part):
     """Stratified sampling: how the kept clips divide over tags."""
 
     shares: dict[str, Fraction]
-    """Tag -> least share of the kept clips; the rest of the clips is thinned until it holds, the best scores stay."""
+    """Tag, such as `subject:person` -> least share of the kept clips; the other clips are thinned until it holds, the best scores stay."""
 
 
 class Duplicates(Part):
-    distance: NonNegative = 6
-    """Bits of the perceptual video hash up to which two clips are the same."""
+    distance: Annotated[float, Field(ge=0)] = 8.0
+    """Difference of two clips' small pictures, in percent of their contrast, up to which they are the same (mugv.curation.hashing)."""
     similarity: Fraction | None = None
     """Cosine of two clips' embeddings from which on they are the same; needs aesthetic.clip. Unset: hash alone."""
     earlier: tuple[str, ...] = ()
