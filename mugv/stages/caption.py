@@ -12,4 +12,10 @@ def run(ctx: StageContext) -> dict[str, float]:
     """
     from mugv.curation.captions.part import caption_part
 
-    return caption_part(ctx.inputs["part"], ctx.out, ctx.work, ctx.recipe.curation, ctx.progress)
+    found = caption_part(ctx.inputs["part"], ctx.out, ctx.work, ctx.recipe.curation, ctx.progress)
+    counts = "{captioned:.0f} captions, {refused:.0f} refused, {tokens_input:.0f} + {tokens_output:.0f} tokens, cost {cost:.4g}"
+    print(
+        f"{ctx.node}: {(counts + ', {captions_a_second:.3g} captions/s, {tokens_a_second:.4g} output tokens/s').format(**found)}",
+        flush=True,
+    )
+    return found
