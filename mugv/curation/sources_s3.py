@@ -64,21 +64,27 @@ def check_buckets(uris: Iterable[str]) -> None:
 
     An object that is missing or forbidden is none of this.
     """
+    for bucket, uri in {split_uri(uri)[0]: uri for uri in reversed(list(uris)) if uri.startswith(SCHEME)}.items():
+        if not _answers(client(uri), bucket, split_uri(uri)[1]):
+            raise UserError(f"data.videos s3://{bucket}: no such bucket; check the list and the endpoint")
+
+
+def _answers(server: Minio, bucket: str, key: str) -> bool:
     from mugv.store.s3_client import MissingObjectError, retried
 
-    for bucket, uri in {split_uri(uri)[0]: uri for uri in reversed(list(uris)) if uri.startswith(SCHEME)}.items():
-        reading = partial(client(uri).get_object, bucket_name=bucket, object_name=split_uri(uri)[1], length=1)
-        try:
-            response = retried(f"data.videos s3://{bucket}", "get", reading)
-        except StoreError as error:
-            code = getattr(error.__cause__, "code", "")
-            if code == "NoSuchBucket":
-                raise UserError(f"data.videos s3://{bucket}: no such bucket; check the list and the endpoint") from None
-            if not isinstance(error, MissingObjectError) and code != "AccessDenied":
-                raise
-        else:
-            response.close()
-            response.release_conn()
+    label = f"data.videos s3://{bucket}"
+    try:
+        response = retried(label, "get", partial(server.get_object, bucket_name=bucket, object_name=key, length=1))
+    except MissingObjectError:
+        # Some servers say of a missing bucket that the key is missing.
+        return retried(label, "look for the bucket", partial(server.bucket_exists, bucket_name=bucket))
+    except StoreError as error:
+        if getattr(error.__cause__, "code", "") != "AccessDenied":
+            raise
+        return True
+    response.close()
+    response.release_conn()
+    return True
 
 
 def _asked(uri: str, what: str, action: Callable[[], T]) -> T:

@@ -65,6 +65,16 @@ def served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.stop()
 
 
+@contextmanager
+def _ended(connection: socket.socket) -> Iterator[socket.socket]:
+    """Closing alone tells the other side nothing while a thread still reads."""
+    try:
+        yield connection
+    finally:
+        with closing(connection), suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+
 @dataclass
 class Wire:
     """Passes connections on to a server. Where a request for `path` has been answered with `after` bytes, it does `then` and breaks."""
@@ -88,9 +98,8 @@ class Wire:
             threading.Thread(target=self._serve, args=(near,), daemon=True).start()
 
     def _serve(self, near: socket.socket) -> None:
-        far = socket.create_connection(("127.0.0.1", self.target))
         asked: list[str] = []
-        with closing(near), closing(far), suppress(OSError):
+        with _ended(near), suppress(OSError), _ended(socket.create_connection(("127.0.0.1", self.target))) as far:
             threading.Thread(target=self._requests, args=(near, far, asked), daemon=True).start()
             answered, request = 0, 0
             while data := far.recv(4096):
