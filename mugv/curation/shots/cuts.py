@@ -1,0 +1,90 @@
+"""Hard cuts: candidates from PySceneDetect's AdaptiveDetector, each checked for what a cut is, a change of scene.
+
+The detector runs with a low ratio, so that cuts in the middle of fast motion are among its candidates; most of what it then
+finds beside them (fast motion, shake, light) is one scene by `views.structure`. A flash, a few brighter frames between two of
+one scene, is no cut. Beside a flat picture (black, white) nothing can be compared: there a cut is a step, a fade is a ramp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from scenedetect import FrameTimecode
+from scenedetect.detectors import AdaptiveDetector
+
+from mugv.curation.shots.views import View, change, colour, structure
+from mugv.recipe.curation import ShotSplit
+
+RATIO, WINDOW = 1.3, 2
+"""A candidate's content score is this many times the mean score of the two frames before and the two after."""
+LEAST_CHANGE = 6.0
+"""Levels, root mean square, that a cut changes."""
+STEP = 2.5
+"""Beside a flat picture: a cut changes this many times what the frames next to it change."""
+FLASH = 4
+"""Frames of the longest flash."""
+LAG = FLASH + 1
+"""Frames after one that must be known before it is decided."""
+
+
+class Cuts:
+    """Fed with views in order; `decided(at)` tells of frames that are LAG behind the newest."""
+
+    def __init__(self, split: ShotSplit, view: Callable[[int], View]) -> None:
+        """`view`: the view of a recent frame by its number."""
+        self.detector = AdaptiveDetector(RATIO, 0, WINDOW, split.content_threshold)
+        self.view = view
+        self.count = 0
+        self.fed = 0
+        self.changes: dict[int, float] = {}
+        self.candidates: set[int] = set()
+
+    def add(self, view: View) -> None:
+        """The next frame. The first is fed to the detector three times, since it compares with two frames before."""
+        for _ in range(1 if self.count else 1 + WINDOW):
+            self._feed(view)
+        self.changes[self.count] = change(self.view(self.count - 1), view) if self.count else 0.0
+        self.changes.pop(self.count - 4 * LAG, None)
+        self.count += 1
+
+    def finish(self) -> None:
+        """No frame comes any more: the detector decides on the last two."""
+        for _ in range(WINDOW if self.count else 0):
+            self._feed(self.view(self.count - 1))
+
+    def decided(self, at: int) -> bool:
+        """Whether a shot begins with frame `at`."""
+        if at not in self.candidates:
+            return False
+        self.candidates.discard(at)
+        before, after, size = self.view(at - 1), self.view(at), self.changes[at]
+        beside = [self.changes.get(at + k, 0.0) for k in (-2, -1, 1, 2)]
+        if size < LEAST_CHANGE or self._flash(at):
+            return False
+        if before.flat or after.flat:
+            return size > STEP * max(beside[1:3])
+        ratio = min(3.0, size / (sum(beside) / 4 + 0.3))
+        alike = structure(before, after)
+        return alike < 0.45 + 0.06 * ratio or (ratio == 3.0 and alike < 0.8 and colour(before, after) < 0.3)
+
+    def _feed(self, view: View) -> None:
+        found = self.detector.process_frame(FrameTimecode(self.fed, 25.0), view.bgr)
+        self.candidates.update(code.frame_num - WINDOW for code in found)
+        self.fed += 1
+
+    def _flash(self, at: int) -> bool:
+        """A flash begins or ends with frame `at`: the frames around it are brighter than one scene on both its sides."""
+        for length in range(1, FLASH + 1):
+            for first in (at, at - length):
+                if self._lit(first, first + length, self.changes[at]):
+                    return True
+        return False
+
+    def _lit(self, first: int, end: int, size: float) -> bool:
+        if first < 1 or end >= self.count:
+            return False
+        before, after = self.view(first - 1), self.view(end)
+        dark = max(before.mean, after.mean) + 5
+        if any(self.view(k).mean < dark for k in range(first, end)) or change(before, after) > 0.6 * size:
+            return False
+        return structure(before, after) > 0.6 or (before.flat and after.flat)

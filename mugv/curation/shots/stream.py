@@ -1,0 +1,122 @@
+"""Frames in, the same frames out a little later with their place in a shot: cuts, gradual transitions, black."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from mugv.curation.shots import cuts, gradual
+from mugv.curation.shots.views import View
+from mugv.media.decode import Frame
+from mugv.recipe.curation import ShotSplit
+
+BRIDGE = 4
+"""Frames between two parts of one transition that belong to it."""
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A frame and its place: `shot` numbers runs of frames from 0, transitions included."""
+
+    frame: Frame
+    shot: int
+    kind: Literal["shot", "edge", "blend", "black"]
+    """edge: in a shot, but within trim_frames of a boundary; blend and black: in a transition."""
+
+
+def tag_frames(frames: Iterable[Frame], fps: float, split: ShotSplit) -> Iterator[Tagged]:
+    """Every frame in order, a fixed number of frames late."""
+    waiting: deque[Frame] = deque()
+    marks = _Marks(split, fps)
+    for frame in frames:
+        marks.add(View(frame))
+        waiting.append(frame)
+        if len(waiting) > marks.delay:
+            yield marks.tag(waiting.popleft())
+    marks.finish()
+    while waiting:
+        yield marks.tag(waiting.popleft())
+
+
+class _Marks:
+    """Which frames start a shot and which belong to a transition; views are kept only as long as a span needs."""
+
+    def __init__(self, split: ShotSplit, fps: float) -> None:
+        self.split = split
+        self.stride = max(1, round(fps / 30))
+        self.views: dict[int, View] = {}
+        self.cuts = cuts.Cuts(split, self.views.__getitem__)
+        self.gradual = gradual.Gradual(split.gradual_threshold)
+        self.count = self.decided = self.tagged = self.shot = 0
+        self.starts: dict[int, bool] = {}
+        self.flat: dict[int, str] = {}
+        self.was_inside = False
+        self.delay = cuts.LAG + self.stride * (gradual.REACH + BRIDGE + 1) + split.trim_frames + gradual.SPANS[-1]
+
+    def add(self, view: View) -> None:
+        self.views[self.count] = view
+        self.views.pop(self.count - 4 * cuts.LAG, None)
+        self.cuts.add(view)
+        self.count += 1
+        while self.decided < self.count - cuts.LAG:
+            self._decide()
+
+    def finish(self) -> None:
+        self.cuts.finish()
+        while self.decided < self.count:
+            self._decide()
+        self.gradual.finish()
+
+    def _decide(self) -> None:
+        at = self.decided
+        self.decided += 1
+        self.starts[at] = self.cuts.decided(at)
+        view = self.views[at]
+        self.flat[at] = "" if not view.flat else "black" if view.mean < self.split.fade_threshold else "plain"
+        if at % self.stride == 0:
+            self.gradual.add(view, any(self.starts.get(k, False) for k in range(at - self.stride + 1, at + 1)))
+
+    def tag(self, frame: Frame) -> Tagged:
+        """Frames must come in order, `delay` frames after they were added (or at the end)."""
+        at, trim = self.tagged, self.split.trim_frames
+        inside = self._inside(at)
+        if at and (self.starts[at] or inside != self.was_inside):
+            self.shot += 1
+        self.was_inside = inside
+        self.tagged += 1
+        self.starts.pop(at - 4 * gradual.REACH, None)
+        self.flat.pop(at - 4 * gradual.REACH, None)
+        if inside:
+            return Tagged(frame, self.shot, "black" if self.flat[at] == "black" else "blend")
+        near = any(self.starts.get(k, False) for k in range(at - trim + 1, at + trim + 1)) or any(
+            self._inside(k) for k in range(max(0, at - trim), min(self.count - 1, at + trim) + 1)
+        )
+        return Tagged(frame, self.shot, "edge" if near else "shot")
+
+    def _inside(self, at: int) -> bool:
+        """In a transition, or in a short gap between two parts of one."""
+        if self._marked(at):
+            return True
+        before = any(self._marked(k) for k in range(max(0, at - BRIDGE), at))
+        return before and any(self._marked(k) for k in range(at + 1, min(self.count, at + BRIDGE + 1)))
+
+    def _marked(self, at: int) -> bool:
+        if self.flat[at] == "black":
+            return True
+        number = at // self.stride
+        return self._voted(number) or (self.flat[at] == "plain" and any(self._voted(number + k) for k in range(-8, 9)))
+
+    def _voted(self, number: int) -> bool:
+        """Voted for, and some frame of the same run has votes enough."""
+        votes = self.gradual.votes
+        if not votes.get(number, 0):
+            return False
+        for way in (-1, 1):
+            k = number
+            while abs(k - number) <= gradual.SPANS[-1] and votes.get(k, 0):
+                if votes[k] >= gradual.VOTES:
+                    return True
+                k += way
+        return False

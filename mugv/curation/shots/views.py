@@ -1,0 +1,144 @@
+"""What the shot detectors see of a frame, and how alike two such views are once motion and light are taken out.
+
+Two measures, after the colour-structure test of Koala-36M: the correlation of colour histograms, and a structural one. A pan,
+a shake or a thing that moves changes every pixel and no structure, so structure is compared after one picture is warped onto
+the other by optical flow, and in blocks that may have moved; a flash or a change of exposure is taken out by normalising.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+
+import cv2
+import numpy as np
+
+from mugv.media.decode import Frame
+
+SIDE = 54
+"""Short side, pixels, of a view."""
+CELL = 4
+"""Side of a cell of the coarse picture, pixels of a view."""
+FLAT = 3.0
+"""Standard deviation of luma, levels, under which a picture shows nothing."""
+BORDER = 20
+"""Luma up to which a line of pixels may be black border."""
+BLOCK, SEARCH, STEP = 16, 12, 12
+"""Blocks that are looked for in the other picture, how far, and their distance, pixels."""
+
+
+class View:
+    """A frame of [h, w] pixels, short side 54 (or the source's own)."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.bgr = frame.bgr(SIDE)
+        self.gray = cv2.cvtColor(self.bgr, cv2.COLOR_BGR2GRAY)
+        mean, spread = cv2.meanStdDev(self.gray)
+        self.mean, self.spread = float(mean[0, 0]), float(spread[0, 0])
+
+    @property
+    def flat(self) -> bool:
+        return self.spread < FLAT
+
+    @cached_property
+    def coarse(self) -> np.ndarray:
+        """float64 [cells * 3], around 0."""
+        size = (max(1, self.bgr.shape[1] // CELL), max(1, self.bgr.shape[0] // CELL))
+        return cv2.resize(self.bgr, size, interpolation=cv2.INTER_AREA).ravel().astype(np.float64) - 128
+
+    @cached_property
+    def histogram(self) -> np.ndarray:
+        """float32 [8, 64] over blue, green and red, neighbouring bins mixed."""
+        bins = cv2.calcHist([self.bgr], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3)
+        return cv2.GaussianBlur(bins.reshape(8, 64), (0, 0), 0.7)
+
+
+def change(first: View, second: View) -> float:
+    """Root mean square difference, levels."""
+    return cv2.norm(first.bgr, second.bgr) / float(np.sqrt(first.bgr.size))
+
+
+def colour(first: View, second: View) -> float:
+    """Correlation of the colour histograms, 1 for the same colours."""
+    return float(cv2.compareHist(first.histogram, second.histogram, cv2.HISTCMP_CORREL))
+
+
+def structure(first: View, second: View) -> float:
+    """About 1 for one scene however it moved, 0.5 and less for two scenes, 0 when one of them shows nothing."""
+    if first.flat or second.flat:
+        return 0.0
+    a, b = _without_borders(first.gray, second.gray)
+    return 0.5 * warped_likeness(a, b) + 0.5 * _blocks(a, b)
+
+
+def warped_likeness(first: np.ndarray, second: np.ndarray) -> float:
+    """Local correlation of two luma pictures [h, w] after the second is moved onto the first by optical flow."""
+    a, b = _levelled(first), _levelled(second)
+    field = flow_between(a, b)
+    x, y = grid(*a.shape)
+    moved = cv2.remap(b, x + field[..., 0], y + field[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return _local_correlation(a, moved)
+
+
+def flow_between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Optical flow float32 [h, w, 2], pixels; zero for pictures too small for it."""
+    if min(first.shape) < 16:
+        return np.zeros((*first.shape, 2), np.float32)
+    return _flow().calc(first, second, None)
+
+
+@lru_cache(maxsize=8)
+def grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and rows of every pixel, float32 [h, w] each."""
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return x, y
+
+
+@lru_cache(maxsize=1)
+def _flow() -> cv2.DISOpticalFlow:
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+
+
+def _levelled(gray: np.ndarray) -> np.ndarray:
+    """Mean 128, standard deviation 40: what exposure did is undone."""
+    mean, spread = cv2.meanStdDev(gray)
+    gain = 40 / (float(spread[0, 0]) + 2)
+    shifted = gray.astype(np.float32) * gain + (128 - float(mean[0, 0]) * gain)
+    return np.clip(shifted, 0, 255).astype(np.uint8)
+
+
+def _local_correlation(first: np.ndarray, second: np.ndarray, side: int = 9) -> float:
+    a, b = first.astype(np.float32), second.astype(np.float32)
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return cv2.blur(x, (side, side))
+
+    mean_a, mean_b = mean(a), mean(b)
+    spread_a, spread_b = np.maximum(mean(a * a) - mean_a * mean_a, 0), np.maximum(mean(b * b) - mean_b * mean_b, 0)
+    weight = np.sqrt(spread_a * spread_b)
+    return float(np.maximum(mean(a * b) - mean_a * mean_b, -weight).sum() / (weight.sum() + 1e-3 * weight.size))
+
+
+def _blocks(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean best correlation of the second picture's blocks in the first, by contrast; 0 when no block shows anything."""
+    height, width = first.shape
+    found, weights = [], []
+    for y in range(2, height - BLOCK - 1, STEP):
+        for x in range(2, width - BLOCK - 1, STEP):
+            block = second[y : y + BLOCK, x : x + BLOCK]
+            spread = float(cv2.meanStdDev(block)[1][0, 0])
+            if spread < 2:
+                continue
+            area = first[max(0, y - SEARCH) : y + BLOCK + SEARCH, max(0, x - SEARCH) : x + BLOCK + SEARCH]
+            found.append(min(1.0, float(cv2.matchTemplate(area, block, cv2.TM_CCOEFF_NORMED).max())))
+            weights.append(min(spread, 20.0))
+    return float(np.average(found, weights=weights)) if found else 0.0
+
+
+def _without_borders(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both without the black lines at the edges that they share: these never change, whatever the scene."""
+    most = cv2.max(first, second)
+    rows, columns = np.flatnonzero(most.max(axis=1) > BORDER), np.flatnonzero(most.max(axis=0) > BORDER)
+    if rows.size == 0 or columns.size == 0 or rows[-1] - rows[0] < 24 or columns[-1] - columns[0] < 24:
+        return first, second
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return np.ascontiguousarray(first[box]), np.ascontiguousarray(second[box])
