@@ -1,71 +1,128 @@
-"""Parts of all shards to a ClipSet folder: manifest.parquet, shards/clips-00000.tar, card.json."""
+"""Parts of all shards to a ClipSet folder.
+
+manifest.parquet     a row a clip, kept or rejected         shards/clips-00000.tar   the kept clips
+embeddings.parquet   of the kept clips, when there are any  card.json, DATA_CARD.md  the data card
+report.html          for people: pictures, histograms, reasons
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tarfile
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mugv.curation.captions.apply import apply_captions
+from mugv.curation.captions.record import read_captioned
+from mugv.curation.card import card_text, make_card
+from mugv.curation.data_report import render_report
+from mugv.curation.hashing import small_pictures
 from mugv.curation.merge import merge
 from mugv.curation.rows import ClipRow, read_rows, write_rows
-from mugv.curation.shard import write_tar
+from mugv.curation.shard import EMBEDDINGS, PART, write_tar
+from mugv.curation.strips import choose, read_strips
+from mugv.errors import UserError
 from mugv.recipe.schema import Curation
 
 CLIPS_PER_SHARD = 512
+MANIFEST = "manifest.parquet"
 
 
-def publish(parts: Sequence[Path], out: Path, settings: Curation, seed: int) -> dict[str, Any]:
-    """Write the clip set of all parts into `out` and return its card. The same clips give the same bytes, however sharded."""
-    rows = [row for part in parts for row in read_rows(part / "part.parquet")]
-    rows, split_by = merge(rows, settings, seed)
+def publish(parts: Sequence[Path], out: Path, settings: Curation, seed: int, captions: Sequence[Path] = ()) -> dict[str, Any]:
+    """Write the clip set of all parts into `out` and return its card. The same clips give the same bytes, however sharded.
+
+    captions: outputs of the stage `caption`, when a model wrote them.
+    """
+    rows = apply_captions((row for part in parts for row in read_rows(part / PART)), read_captioned(captions), settings)
+    earlier = {Path(name).name: _earlier_rows(Path(name)) for name in settings.duplicates.earlier}
+    embeddings = read_embeddings([*map(Path, settings.duplicates.earlier), *parts])
+    rows, split_by = merge(rows, settings, seed, earlier, embeddings)
     kept = [row for row in rows if row.status == "kept"]
     places = {row.clip_id: f"shards/clips-{k // CLIPS_PER_SHARD:05d}.tar" for k, row in enumerate(kept)}
     rows = [replace(row, shard=places.get(row.clip_id, "")) for row in rows]
-    card = _card(rows, _write_shards(parts, kept, places, out), split_by)
-    write_rows(out / "manifest.parquet", rows)
+    with ExitStack() as stack:
+        clips = _Clips(parts, stack)
+        card = make_card(rows, _write_shards(clips, kept, places, out), split_by, settings)
+        shown = choose(rows, read_strips(parts), clips)
+    write_rows(out / MANIFEST, rows)
+    _write_embeddings(out / EMBEDDINGS, kept, embeddings)
     (out / "card.json").write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+    (out / "DATA_CARD.md").write_text(card_text(card))
+    (out / "report.html").write_text(render_report(rows, card, shown, settings))
     return card
 
 
-def _write_shards(parts: Sequence[Path], kept: list[ClipRow], places: dict[str, str], out: Path) -> dict[str, str]:
+class _Clips(Mapping[str, bytes]):
+    """clip_id -> MP4, of all parts; read when asked for."""
+
+    def __init__(self, parts: Sequence[Path], stack: ExitStack) -> None:
+        paths = [path for part in parts for path in sorted(part.glob("clips-*.tar"))]
+        archives = [stack.enter_context(tarfile.open(path)) for path in paths]  # noqa: SIM115 (the stack closes them)
+        self._where = {member.name.removesuffix(".mp4"): (tar, member) for tar in archives for member in tar}
+
+    def __getitem__(self, clip_id: str) -> bytes:
+        tar, member = self._where[clip_id]
+        file = tar.extractfile(member)
+        assert file is not None
+        return file.read()
+
+    def __contains__(self, clip_id: object) -> bool:
+        return clip_id in self._where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+
+def _write_shards(clips: _Clips, kept: Sequence[ClipRow], places: Mapping[str, str], out: Path) -> dict[str, str]:
     """Copy the kept clips, in row order, into shards; returns the SHA-256 of each."""
     (out / "shards").mkdir()
     digests = {}
-    with ExitStack() as stack:
-        archives = [stack.enter_context(tarfile.open(path)) for part in parts for path in sorted(part.glob("clips-*.tar"))]
-        where = {name: tar for tar in archives for name in tar.getnames()}
-        for shard in sorted(set(places.values())):
-            names = [f"{row.clip_id}.mp4" for row in kept if places[row.clip_id] == shard]
-            write_tar(out / shard, ((name, _member(where[name], name)) for name in names))
-            with (out / shard).open("rb") as file:
-                digests[shard] = hashlib.file_digest(file, "sha256").hexdigest()
+    for start in range(0, len(kept), CLIPS_PER_SHARD):
+        some = kept[start : start + CLIPS_PER_SHARD]
+        shard = places[some[0].clip_id]
+        write_tar(out / shard, ((f"{row.clip_id}.mp4", clips[row.clip_id]) for row in some))
+        with (out / shard).open("rb") as file:
+            digests[shard] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
 
 
-def _member(archive: tarfile.TarFile, name: str) -> bytes:
-    file = archive.extractfile(name)
-    assert file is not None
-    return file.read()
+def _earlier_rows(folder: Path) -> list[ClipRow]:
+    """Rows of an earlier clip set. Raises UserError when it is none, or its hashes cannot be compared."""
+    where = f"curation.duplicates.earlier {folder}"
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{where}: not a clip set, {MANIFEST} is missing")
+    rows = read_rows(folder / MANIFEST)
+    try:
+        small_pictures(next((row.hash for row in rows if row.status == "kept" and row.hash), "") or "A" * 128)
+    except ValueError:
+        raise UserError(f"{where}: its hashes are of another kind; curate it again") from None
+    return rows
 
 
-def _card(rows: list[ClipRow], shards: dict[str, str], split_by: str) -> dict[str, Any]:
-    kept = [row for row in rows if row.status == "kept"]
-    by_clip = "there are too few sources to hold one back: validation clips come from the same footage as training clips"
-    return {
-        "format": "mugv-clipset-1",
-        "clips": dict(sorted(Counter(row.split for row in kept).items())),
-        "sources": len({row.source for row in rows}),
-        "sources_kept": len({row.source for row in kept}),
-        "rejected": dict(sorted(Counter(row.reason for row in rows if row.status == "rejected").items())),
-        "seconds": round(sum(row.frames / row.fps for row in kept), 2),
-        "split_by": split_by,
-        "note": by_clip if split_by == "clip" else "",
-        "score": "mean of two ranks over the kept clips: sharpness, and nearness of motion to its median",
-        "shards": shards,
-    }
+def read_embeddings(folders: Sequence[Path]) -> dict[str, np.ndarray]:
+    """clip_id -> float32 [D], of every folder that has embeddings."""
+    found = {}
+    for path in (folder / EMBEDDINGS for folder in folders):
+        if path.is_file():
+            table = pq.read_table(path)
+            for name, vector in zip(table["clip_id"].to_pylist(), table["embedding"].to_pylist(), strict=True):
+                found[name] = np.asarray(vector, np.float32)
+    return found
+
+
+def _write_embeddings(path: Path, kept: Sequence[ClipRow], embeddings: Mapping[str, np.ndarray]) -> None:
+    rows = [{"clip_id": row.clip_id, "embedding": embeddings[row.clip_id]} for row in kept if row.clip_id in embeddings]
+    if rows:
+        schema = pa.schema([("clip_id", pa.string()), ("embedding", pa.list_(pa.float32()))])
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
