@@ -120,6 +120,10 @@ Language = Literal[
 ]
 
 
+SERVICE = ("url", "key_variable", "concurrency", "requests_a_minute", "attempts", "timeout_seconds", "price_input", "price_output")
+"""Settings of `Captioning` that change no output: captions that were paid for stay when these change, and no data card names them."""
+
+
 class Captioning(Part):
     """Where captions come from. A sidecar caption wins over a model's."""
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from mugv.errors import UserError
 from mugv.recipe import Recipe
-from mugv.recipe.curation import Curation
+from mugv.recipe.curation import SERVICE, Captioning, Curation
 from mugv.stages.code_digest import code_digest
 
 Pool = Literal["data", "vae", "train"]
@@ -22,11 +22,10 @@ AFTER_SHARDS = ("caption", "tags", "duplicates", "balance", "validation_fraction
 """Parts of `curation` that are read only once the shards are there."""
 SHARD_FILES = ("curation.aesthetic.clip", "curation.aesthetic.head", "curation.motion.weights")
 CAPTION_PARTS = (
-    *(f"curation.caption.{name}" for name in ("kind", "frames", "short_side", "language", "structured")),
-    *(f"curation.caption.{name}" for name in ("maximum_words", "minimum_words")),
+    *(f"curation.caption.{name}" for name in Captioning.model_fields if name not in (*SERVICE, "model", "score_suffix")),
     "curation.tags",
 )
-"""What decides a caption, beside the model. Not address, key, rate, patience, price: captions that were paid for stay when these change."""
+"""What decides a caption, beside the model."""
 MERGE_PARTS = (
     *(f"curation.{name}" for name in ("tags", "duplicates", "balance", "validation_fraction")),
     *(f"curation.caption.{name}" for name in ("kind", "score_suffix")),

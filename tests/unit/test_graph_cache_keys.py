@@ -10,7 +10,7 @@ from recipes import small_recipe
 
 from mugv.errors import UserError
 from mugv.stages import code_digest as digests
-from mugv.stages.graph import build_graph, needed_nodes, node_keys
+from mugv.stages.graph import AFTER_SHARDS, build_graph, needed_nodes, node_keys
 
 CHAIN = ["curate_shard-0", "curate_shard-1", "curate", "train_vae", "encode", "pretrain-0", "pretrain-1", "sft", "candidates"]
 CHAIN += ["align-0", "align-1", "evaluate", "register"]
@@ -202,6 +202,29 @@ def test_graph_and_recipe_import_nothing_heavy() -> None:
     program = "import sys, mugv.stages.graph, mugv.recipe, mugv.stages.execute; print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert not re.findall(r"'(torch|kfp|mlflow|av|cv2|pandas|minio|numpy)'", loaded)
+
+
+def test_a_shard_is_the_same_whatever_is_done_with_it_later(tmp_path: Path) -> None:
+    """Else a part from the store would differ from one made now."""
+    from mugv.curation.source import curate_source
+    from mugv.curation.sources import SourceFile
+    from mugv.media.footage import plan, write_file
+
+    sample = small_recipe(tmp_path, "data.sample.shots=3", "data.sample.shots_per_file=3").data.sample
+    file = plan(sample)[0]
+    write_file(file, tmp_path, sample)
+    later = (
+        "caption.language=de",
+        "caption.score_suffix=true",
+        "duplicates.distance=0",
+        "validation_fraction=0.5",
+        "balance.shares={a: 1}",
+    )
+    recipes = [small_recipe(tmp_path), small_recipe(tmp_path, *(f"curation.{change}" for change in later))]
+    assert set(AFTER_SHARDS) == {change.partition(".")[0].partition("=")[0] for change in later} | {"tags"}
+    source = SourceFile(file.name, "0" * 64, 1, ())
+    made = [[repr((i.row, i.clip, i.strip)) for i in curate_source(source, tmp_path / file.name, r.curation)] for r in recipes]
+    assert made[0] == made[1] != []
 
 
 CHANGES_NO_RESULT = {
