@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from mugv.cli import cluster, convert, generate, inspect, models, plan, run, stage
+from mugv.cli import cluster, convert, curate, generate, inspect, models, plan, run, stage
 from mugv.cli.common import one_line_errors
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
+    "curate": curate.curate,
     "plan": plan.plan,
     "runs": inspect.runs,
     "show": inspect.show,

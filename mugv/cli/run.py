@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from mugv.cli.common import CaptionsOption, RecipeOption, SetOption, StateOption, VideosOption, open_console, read_recipe, state_folder
+from mugv.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,6 +20,18 @@ if TYPE_CHECKING:
     from mugv.platform.tracking import Forwarder, Tracking
     from mugv.recipe import Recipe
     from mugv.stages.execute import RunEnvironment
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a run is for."""
+
+    node: str
+    """The node whose output it makes; "": the last of the graph."""
+    pipeline: Callable[[Recipe, dict[str, str]], Any]
+    """Recipe and cache keys to a KFP pipeline."""
+    finish: Callable[[RunRecord, Console], None]
+    """Says at the end what came out."""
 
 
 def run(
@@ -30,17 +45,19 @@ def run(
     from mugv.platform.lock import state_lock
 
     resolved = read_recipe(recipe, changes, videos, captions)
+    if resolved.curation.score_only:
+        raise UserError("curation.score_only keeps no clip to train on; score with `mugv curate`, or leave the key out")
     folder = state_folder(state)
     with state_lock(folder):
-        raise typer.Exit(run_locked(resolved, folder))
+        raise typer.Exit(run_locked(resolved, folder, Goal("", _whole_pipeline, _finish)))
 
 
-def run_locked(recipe: Recipe, state: Path) -> int:
+def run_locked(recipe: Recipe, state: Path, goal: Goal) -> int:
     """One run with the state folder held; returns the exit code."""
     from mugv.platform.records import RunRecord, new_run_id
     from mugv.platform.tracking import Forwarder, Tracking
     from mugv.stages.execute import resolve_data_digest
-    from mugv.stages.graph import build_graph, node_keys
+    from mugv.stages.graph import node_keys
     from mugv.store import explained
 
     console = open_console()
@@ -49,13 +66,14 @@ def run_locked(recipe: Recipe, state: Path) -> int:
     record = RunRecord.of(state, new_run_id())
     tracking = Tracking.of_state(state)
     with explained(state):
-        environment = _start_record(record, recipe, state, keys, data_digest, tracking)
+        environment = _start_record(record, recipe, state, keys, data_digest, tracking, goal)
     console.print(f"run {record.run}  recipe {recipe.name}  state {state}", markup=False)
     environment = _with_tracking(environment, tracking, console)
     forwarder = Forwarder(tracking, record, older=state)
     with explained(state), forwarder:
-        _drop_lost_version(environment, recipe, keys, console)
-        code = _run_pipeline(recipe, record, environment, keys, len(build_graph(recipe)), console)
+        if not goal.node:
+            _drop_lost_version(environment, recipe, keys, console)
+        code = _run_pipeline(recipe, record, environment, keys, goal, console)
         sent = forwarder.close()
         record.update(tracked=sent)
     _say_end(console, record, forwarder, tracking)
@@ -63,7 +81,7 @@ def run_locked(recipe: Recipe, state: Path) -> int:
 
 
 def _start_record(
-    record: RunRecord, recipe: Recipe, state: Path, keys: dict[str, str], data_digest: str, tracking: Tracking
+    record: RunRecord, recipe: Recipe, state: Path, keys: dict[str, str], data_digest: str, tracking: Tracking, goal: Goal
 ) -> RunEnvironment:
     from dataclasses import replace
 
@@ -78,6 +96,7 @@ def _start_record(
         tracking_uri=tracking.uri,
         data_digest=data_digest,
         forwarded=True,
+        goal=goal.node,
     )
     record.update(
         run=record.run,
@@ -138,42 +157,54 @@ def _drop_lost_version(environment: RunEnvironment, recipe: Recipe, keys: dict[s
 
 
 def _run_pipeline(
-    recipe: Recipe, record: RunRecord, environment: RunEnvironment, keys: dict[str, str], stages: int, console: Console
+    recipe: Recipe, record: RunRecord, environment: RunEnvironment, keys: dict[str, str], goal: Goal, console: Console
 ) -> int:
     from mugv.cli.display import RunDisplay
     from mugv.platform.local import StageFailedError, run_pipeline
-    from pipelines.train import build_pipeline
+    from mugv.stages.graph import build_graph, needed_nodes
 
     outcome: dict[str, Any] = {"status": "failed"}
     code, problem = 0, ""
     try:
-        with RunDisplay(record, stages):
-            overhead = run_pipeline(build_pipeline(recipe, keys), record, environment.to_env())
+        with RunDisplay(record, len(needed_nodes(build_graph(recipe), set(), goal.node))):
+            overhead = run_pipeline(goal.pipeline(recipe, keys), record, environment.to_env())
         outcome = {"status": "finished", "kfp": {"tasks": overhead.tasks, "seconds": overhead.seconds, "imports": overhead.import_seconds}}
     except StageFailedError as error:
         code, problem = (2 if error.by_user else 1), str(error)
     except KeyboardInterrupt:
-        code, problem = 130, "stopped; what is finished is kept, and the next `mugv run` goes on from the last checkpoint"
+        code, problem = 130, f"stopped; what is finished is kept, and the next `mugv {'curate' if goal.node else 'run'}` goes on from there"
         outcome["status"] = "interrupted"
     finally:
         record.update(**outcome, ended=time.time(), error=problem)
-    _print_summary(record, console, problem)
+    _print_summary(record, console, problem, goal)
     return code
 
 
-def _print_summary(record: RunRecord, console: Console, problem: str) -> None:
-    from mugv.cli.summary import print_result, print_stages, write_report
+def _print_summary(record: RunRecord, console: Console, problem: str, goal: Goal) -> None:
+    from mugv.cli.summary import print_stages
 
     print_stages(console, record)
     if problem:
         typer.echo(f"error: {' '.join(problem.split())}", err=True)
         return
-    write_report(record)
-    print_result(console, record)
+    goal.finish(record, console)
     kfp = record.read()["kfp"]
     console.print(
         f"KFP overhead {kfp['seconds']:.2f} s a task over {kfp['tasks']} tasks, plus {kfp['imports']:.2f} s of process start and imports"
     )
+
+
+def _whole_pipeline(recipe: Recipe, keys: dict[str, str]) -> Any:
+    from pipelines.train import build_pipeline
+
+    return build_pipeline(recipe, keys)
+
+
+def _finish(record: RunRecord, console: Console) -> None:
+    from mugv.cli.summary import print_result, write_report
+
+    write_report(record)
+    print_result(console, record)
 
 
 def _say_end(console: Console, record: RunRecord, forwarder: Forwarder, tracking: Tracking) -> None:
