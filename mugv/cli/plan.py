@@ -89,7 +89,9 @@ def plan(
 
 def _rows(nodes: list[Node], status: dict[str, str]) -> Iterator[tuple[str, Node, int]]:
     """Name, node, how many: the shards of curation share a row for each status."""
-    for (stage, state), group in groupby(nodes, lambda n: (n.stage if n.stage == "curate_shard" else n.name, status[n.name])):
+    from mugv.stages.graph import SHARD_INPUTS
+
+    for (stage, state), group in groupby(nodes, lambda n: (n.stage if n.stage in SHARD_INPUTS else n.name, status[n.name])):
         members = list(group)
         assert status[members[0].name] == state
         yield (f"{stage} x {len(members)}" if len(members) > 1 else members[0].name), members[0], len(members)

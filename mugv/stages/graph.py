@@ -89,33 +89,30 @@ def _data_nodes(recipe: Recipe) -> list[Node]:
         nodes.append(_node("sample_footage", {}, ("data.sample",), "data", name="footage"))
         footage = {"footage": "footage"}
     nodes.append(_node("scan", footage, (), "data", placement=("data.shards",)))
-    for i in range(recipe.data.shards):
-        nodes += _shard_nodes(recipe, i, {"scan": "scan", **footage})
-    merged = {f"{kind}/{n.index}": n.name for n in nodes for kind in [SHARD_INPUTS.get(n.stage)] if kind}
+    shards = range(recipe.data.shards)
+    nodes += [_shard_node(recipe, i, {"scan": "scan", **footage}) for i in shards]
+    if recipe.curation.caption.kind != "sidecar" or recipe.curation.tags.kind == "endpoint":
+        nodes += [_caption_node(recipe, i) for i in shards]
+    merged = {f"{SHARD_INPUTS[n.stage]}/{n.index}": n.name for n in nodes if n.stage in SHARD_INPUTS}
     nodes.append(_node("curate", merged, (*MERGE_PARTS, "seed"), "data", files=("curation.duplicates.earlier",)))
     return nodes
 
 
-def _shard_nodes(recipe: Recipe, i: int, inputs: dict[str, str]) -> list[Node]:
-    """Decoding, and captions where a model gives them; apart, so that another model decodes nothing again."""
-    placement = ("data.shards",)
-    name = f"curate_shard-{i}"
-    nodes = [_node("curate_shard", inputs, shard_parts(), "data", name=name, index=i, placement=placement, files=SHARD_FILES)]
-    caption = recipe.curation.caption
-    if caption.kind != "sidecar" or recipe.curation.tags.kind == "endpoint":
-        pool: Pool = "train" if caption.kind == "transformers" else "data"
-        # A folder of weights counts by its content, a name by itself.
-        model = "curation.caption.model"
-        files, named = ((model,), ()) if caption.model and Path(caption.model).is_dir() else ((), (model,))
-        parts = (*CAPTION_PARTS, *named)
-        nodes.append(_node("caption", {"part": name}, parts, pool, name=f"caption-{i}", index=i, placement=placement, files=files))
-    return nodes
+def _shard_node(recipe: Recipe, i: int, inputs: dict[str, str]) -> Node:
+    """All of the recipe's curation that decides what is decoded, measured and cut. Which model captions later decides nothing here."""
+    own = tuple(f"curation.{name}" for name in Curation.model_fields if name not in AFTER_SHARDS)
+    parts = (*own, "curation.caption.kind") if recipe.curation.caption.kind == "sidecar" else own
+    name, placement = f"curate_shard-{i}", ("data.shards",)
+    return _node("curate_shard", inputs, parts, "data", name=name, index=i, placement=placement, files=SHARD_FILES)
 
 
-def shard_parts() -> tuple[str, ...]:
-    """All of the recipe's curation that decides what a shard decodes, measures and cuts."""
-    own = (f"curation.{name}" for name in Curation.model_fields if name not in AFTER_SHARDS)
-    return (*own, "curation.caption.kind")
+def _caption_node(recipe: Recipe, i: int) -> Node:
+    """Apart from decoding, so that another model decodes nothing again. A folder of weights counts by its content, a name by itself."""
+    caption, model = recipe.curation.caption, "curation.caption.model"
+    files, named = ((model,), ()) if caption.model and Path(caption.model).is_dir() else ((), (model,))
+    pool: Pool = "train" if caption.kind == "transformers" else "data"
+    name, placement, inputs = f"caption-{i}", ("data.shards",), {"part": f"curate_shard-{i}"}
+    return _node("caption", inputs, (*CAPTION_PARTS, *named), pool, name=name, index=i, placement=placement, files=files)
 
 
 def _training_nodes(recipe: Recipe) -> list[Node]:

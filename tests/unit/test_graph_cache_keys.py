@@ -56,7 +56,13 @@ MODEL = ("curation.caption.kind=endpoint", "curation.caption.url=http://a/v1", "
 
 @pytest.mark.parametrize(
     "override",
-    ["curation.caption.model=large", "curation.caption.frames=4", "curation.caption.language=de", "curation.tags.kind=endpoint"],
+    [
+        "curation.caption.kind=transformers",
+        "curation.caption.model=large",
+        "curation.caption.frames=4",
+        "curation.caption.language=de",
+        "curation.tags.kind=endpoint",
+    ],
 )
 def test_another_caption_model_decodes_nothing_again(tmp_path: Path, override: str) -> None:
     before, after = node_keys(small_recipe(tmp_path, *MODEL), ""), node_keys(small_recipe(tmp_path, *MODEL, override), "")
