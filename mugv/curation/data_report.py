@@ -21,19 +21,19 @@ UNITS = {
     "sharpness": "variance of the Laplacian",
     "motion": "optical flow, pixels a pair",
     "aesthetic": "about 1 to 10",
-    "exposure": "mean brightness, 0 to 1",
-    "contrast": "spread of brightness",
-    "saturation": "mean saturation",
+    "exposure": "mean luma, 0 to 255",
+    "contrast": "5th to 95th percentile of luma",
+    "saturation": "largest minus smallest of R, G, B",
     "border": "share of the picture",
     "text": "share of the picture",
-    "shake": "shake of the camera",
+    "shake": "pixels at short side 360",
     "freeze": "longest still run, share of the clip",
-    "speed_change": "change of speed",
-    "blockiness": "edges on the 8 x 8 grid",
+    "speed_change": "octaves",
+    "blockiness": "8 x 8 grid against elsewhere, 1 is none",
     "bits_per_pixel": "bits a pixel",
     "source_seconds": "length of the source, s",
     "source_fps": "frames a second of the source",
-    "aspect": "width to height",
+    "aspect": "width over height",
 }
 REASONS = {
     "duplicate": "shows what another clip shows",
@@ -88,6 +88,7 @@ class Picture:
     uri: str
     title: str
     note: str
+    scores: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ def _charts(rows: Sequence[ClipRow], settings: Curation) -> list[Chart]:
     clips = judged(rows)
     kept, gone = [row for row in clips if not row.reason], [row for row in clips if row.reason]
     charts = []
-    for line in explain(rows, settings):
+    # Scores with thresholds first.
+    for line in sorted(explain(rows, settings), key=lambda one: one.minimum is None and one.maximum is None):
         if line.measured:
             label = f"{line.score}: median {number(line.quantiles[3])} of {line.measured} clips"
             drawing = histogram(values_of(kept, line.score), values_of(gone, line.score), line.minimum, line.maximum, label)
@@ -178,8 +180,8 @@ def _picture(row: ClipRow, strip: bytes) -> Picture:
     where = f"{row.source}, {_clock(row.start_seconds)}"
     if row.reason:
         return Picture(uri, row.detail or row.reason, where)
-    scores = "  ".join(f"{name} {number(value)}" for name in SHOWN_SCORES if (value := getattr(row, name)) is not None)
-    return Picture(uri, row.caption or "no caption", f"{where}  {scores}")
+    scores = ", ".join(f"{name} {number(value)}" for name in SHOWN_SCORES if (value := getattr(row, name)) is not None)
+    return Picture(uri, row.caption or "no caption", where, scores)
 
 
 def _clock(seconds: float) -> str:

@@ -57,7 +57,7 @@ def axis_of(values: np.ndarray, limits: list[float]) -> Axis:
     low, high = min([low, *limits]), max([high, *limits])
     if logarithmic:
         return Axis(low / 1.15, high * 1.15, True)
-    margin = 0.04 * (high - low) or max(abs(high), 1e-6) * 0.1
+    margin = 0.04 * (high - low) or 0.1 * abs(high) or 0.5
     return Axis(low - margin if low - margin > 0 or low < 0 else min(low, 0.0), high + margin, False)
 
 
