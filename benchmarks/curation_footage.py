@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ TEMPTING = ("shake", "whip", "occluder", "dark")
 SIZES: tuple[Size, ...] = ((480, 854), (360, 640), (480, 854), (480, 640), (270, 480), (404, 720), (480, 854), (640, 360))
 RATES = {"a": (24.0, 25.0, 30.0), "b": (25.0, 24000 / 1001, 30.0, 30000 / 1001)}
 JOINS = (("cut", 0.60), ("match", 0.12), ("crossfade", 0.16), ("fade", 0.09), ("whitefade", 0.03))
-"""match: a cut to another place of the same kind and the same colours."""
+"""match: a cut to another take in the same colours."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,21 @@ class File:
     """Places where the written stream is damaged."""
 
 
-def plan(seed: int, look: str, shots: int = 200, each: int = 14, damaged: int = 2, per_file: int = 26) -> tuple[File, ...]:
+def plan(
+    seed: int, look: str, shots: int = 130, each: int = 14, damaged: int = 2, per_file: int = 26, sizes: Sequence[Size] = SIZES
+) -> tuple[File, ...]:
     """`shots` clean ones, `each` of every defect, half as many of every tempting kind and of title cards, `damaged` damaged files."""
     rng, worlds = np.random.default_rng([seed, 77]), LOOKS[look]
     kinds = ["clean"] * shots + [k for k in DEFECTS for _ in range(each) if k != "duplicate"]
     kinds += [k for k in (*TEMPTING, "title") for _ in range(max(1, each // 2))]
     made = [_shot(kind, worlds, rng) for kind in (kinds[int(k)] for k in rng.permutation(len(kinds)))]
     groups = [made[k : k + per_file] for k in range(0, len(made), per_file)]
-    _plant_duplicates(groups, each, rng)
-    files = [_file(f"{look}{k:02d}.mp4", group, k, look, rng) for k, group in enumerate(groups)]
+    _plant_duplicates(groups, each, sizes, rng)
+    originals = {shot.of.id for group in groups for shot in group if shot.of}
+    files = [_file(f"{look}{k:02d}.mp4", group, k, look, rng, sizes, originals) for k, group in enumerate(groups)]
     broken = [[_shot("clean", worlds, rng) for _ in range(12)] for _ in range(damaged)]
-    ruined = [replace(_file(f"{look}_damaged{k}.mp4", group, k, look, rng), gop=48, damage=8) for k, group in enumerate(broken)]
-    return (*files, *ruined)
+    ruined = [_file(f"{look}_damaged{k}.mp4", group, k, look, rng, sizes) for k, group in enumerate(broken)]
+    return (*files, *(replace(file, gop=48, damage=8) for file in ruined))
 
 
 def _shot(kind: str, worlds: tuple[str, ...], rng: np.random.Generator) -> Shot:
@@ -100,38 +103,39 @@ def _shot(kind: str, worlds: tuple[str, ...], rng: np.random.Generator) -> Shot:
     return Shot(kind, int(rng.integers(1 << 31)), seconds, look, flashes=flashes)
 
 
-def _plant_duplicates(groups: list[list[Shot]], each: int, rng: np.random.Generator) -> None:
+def _plant_duplicates(groups: list[list[Shot]], each: int, sizes: Sequence[Size], rng: np.random.Generator) -> None:
     """A duplicate stands in a later file than its original, of the same aspect, and starts up to six frames later in the take."""
     for _ in range(each):
         while True:
             home, target = sorted(int(k) for k in rng.choice(len(groups), 2, replace=len(groups) == 1))
-            same = abs(np.divide(*SIZES[home % len(SIZES)]) - np.divide(*SIZES[target % len(SIZES)])) < 0.02
+            same = abs(np.divide(*sizes[home % len(sizes)]) - np.divide(*sizes[target % len(sizes)])) < 0.02
             able = [s for s in groups[home] if s.kind == "clean" and s.seconds > 2 and not s.flashes]
             if same and able:
                 break
         original = able[int(rng.integers(len(able)))]
-        again = replace(
-            original, kind="duplicate", seed=original.seed ^ int(rng.integers(1 << 30)), of=original, shift=int(rng.integers(0, 7))
-        )
+        seed, shift = original.seed ^ int(rng.integers(1 << 30)), int(rng.integers(0, 7))
+        again = replace(original, kind="duplicate", seed=seed, of=original, shift=shift)
         after = len(groups[target]) if home == target else int(rng.integers(len(groups[target])))
         groups[target].insert(after, again)
 
 
-def _file(name: str, group: list[Shot], k: int, look: str, rng: np.random.Generator) -> File:
-    """Draw how the shots are joined, then what holds for the whole file."""
+def _file(
+    name: str, group: list[Shot], k: int, look: str, rng: np.random.Generator, sizes: Sequence[Size], originals: Collection[str] = ()
+) -> File:
+    """Draw how the shots are joined, then what holds for the whole file. The look of a duplicate's original is left as it is."""
     names, weights = zip(*JOINS, strict=True)
     joined: list[Shot] = []
     for n, shot in enumerate(group):
         join = str(rng.choice(names, p=weights))
         if joined and joined[-1].join == "match":
-            shot = replace(shot, look=replace(shot.look, worlds=joined[-1].look.worlds, palette=joined[-1].look.palette))
+            shot = replace(shot, look=replace(shot.look, palette=joined[-1].look.palette))
         beside = [shot, *group[n + 1 : n + 2]]
-        if join == "match" and any(s.kind in ("title", "dark", "duplicate") for s in beside):
+        if join == "match" and any(s.kind in ("title", "dark", "duplicate") or s.id in originals for s in beside):
             join = "cut"
         length = {"crossfade": (6, 25), "fade": (12, 41), "whitefade": (10, 25)}.get(join)
         last = n == len(group) - 1
         joined.append(replace(shot, join="end" if last else join, join_frames=int(rng.integers(*length)) if length and not last else 0))
-    size, fps = SIZES[k % len(SIZES)], RATES[look][k % len(RATES[look])]
+    size, fps = sizes[k % len(sizes)], RATES[look][k % len(RATES[look])]
     return File(name, size, fps, int(rng.integers(20, 28)), 250, tuple(joined))
 
 
