@@ -199,7 +199,7 @@ def row(number: int, source: str = "a.mp4", **values) -> ClipRow:
     return ClipRow(f"{source}-{number}", source, **{**base, **times, **values})
 
 
-def test_duplicates_need_the_same_caption_and_neighbours_are_spared():
+def test_merge_keeps_the_first_of_two_copies_and_all_windows_of_one_shot():
     same = row(1).hash
     rows = [
         row(1),
@@ -208,8 +208,8 @@ def test_duplicates_need_the_same_caption_and_neighbours_are_spared():
         row(4),
         row(5, hash=row(4).hash, start_seconds=41.4, end_seconds=42.8),
     ]
-    merged, _ = merge(rows, Curation(duplicates={"distance": 5}), 0)
-    assert [r.reason for r in merged] == ["", "duplicate", "", "", ""]
+    merged, _ = merge(rows, Curation(clip=CURATION["clip"]), 0)
+    assert [r.reason for r in merged] == ["", "duplicate", "duplicate", "", ""]
 
 
 def test_score_ranks_sharp_clips_of_usual_motion_first():
