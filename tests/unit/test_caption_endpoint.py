@@ -288,3 +288,15 @@ def test_a_completion_without_usage_costs_nothing_instead_of_failing(tmp_path: P
         found, metrics = captioned(tmp_path, curation(server.url), count=1)
     assert found["clip-0"].caption == WORDS
     assert metrics["tokens_input"] == 0
+
+
+def test_answers_of_one_model_are_never_taken_for_those_of_another(tmp_path: Path) -> None:
+    with serving([good, good]) as server:
+        server.always = status(500)
+        with pytest.raises(UserError, match="1 of 3 clips wait"):
+            captioned(tmp_path, curation(server.url, attempts=1, concurrency=1))
+        server.always = good
+        server.requests.clear()
+        found, _ = captioned(tmp_path, curation(server.url, model="other"))
+        assert len(server.requests) == 3
+    assert {f.source for f in found.values()} == {"other"}

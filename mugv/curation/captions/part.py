@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,10 +16,10 @@ from mugv.curation.captions.ask import Conversation
 from mugv.curation.captions.model import Model, NoAnswerError
 from mugv.curation.captions.pace import Pace
 from mugv.curation.captions.pictures import StoredClip, kept_clips, pictures
-from mugv.curation.captions.record import FILE, Captioned, CaptionLog, write_captioned
+from mugv.curation.captions.record import Captioned, CaptionLog, write_captioned
 from mugv.errors import UserError
 from mugv.media.probe import UnreadableVideoError
-from mugv.recipe.curation import Captioning, Curation
+from mugv.recipe.curation import SERVICE, Captioning, Curation
 
 Progress = Callable[[int, int, dict[str, float]], None]
 DECODERS = 2
@@ -43,7 +45,7 @@ def caption_part(part: Path, out: Path, work: Path, settings: Curation, progress
     Raises UserError, with a count for each reason, when clips are still waiting after all attempts.
     """
     clips = [clip for clip in kept_clips(part) if not clip.row.caption or settings.tags.kind == "endpoint"]
-    log = CaptionLog(work / FILE)
+    log = CaptionLog(work / f"{_identity(clips, settings)}.jsonl")
     session = Session(clips, settings, log, progress)
     try:
         if session.todo:
@@ -54,6 +56,13 @@ def caption_part(part: Path, out: Path, work: Path, settings: Curation, progress
         raise UserError(session.complaint())
     write_captioned(out, (log.done[clip.row.clip_id] for clip in clips))
     return session.metrics()
+
+
+def _identity(clips: list[StoredClip], settings: Curation) -> str:
+    """What a log holds answers to: a scratch folder that outlives a change of clips or model must not mix them."""
+    asked = settings.caption.model_dump(mode="json", exclude={*SERVICE, "score_suffix"})
+    facts = [asked, settings.tags.kind, [[clip.row.clip_id, clip.row.digest] for clip in clips]]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass
