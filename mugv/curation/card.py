@@ -16,6 +16,7 @@ from mugv.curation.merge import ranked
 from mugv.curation.rows import ClipRow
 from mugv.curation.rules import RULES, limits
 from mugv.errors import UserError
+from mugv.recipe.curation import SERVICE
 from mugv.recipe.schema import Curation
 
 FORMAT = "mugv-clipset-1"
@@ -47,7 +48,7 @@ def make_card(rows: Sequence[ClipRow], shards: Mapping[str, str], split_by: str,
         "captions": _counts(row.caption_source or "none" for row in kept),
         "tags": dict(sorted(Counter(tag for row in kept for tag in row.tags).most_common(), key=lambda t: (-t[1], t[0]))[:TAGS_SHOWN]),
         "thresholds": thresholds(settings),
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude={"caption": set(SERVICE)}),
         "tools": tools(),
         "models": models(settings),
         "shards": dict(shards),
