@@ -15,7 +15,7 @@ spans of moving photographs, film frames and noise textures). Two votes make a t
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass
 
 import cv2
@@ -32,14 +32,17 @@ REACH = 2 * SPANS[-1] + MOTION_GAP
 KEPT = 2 * SPANS[-1] + 2 * MOTION_GAP + 1
 LEAST_CHANGE = 6.0
 """Levels, root mean square, between the ends."""
-MIDDLE, LARGEST_STEP, ROUGH = (0.15, 0.85), 0.55, 0.75
+MIDDLE, LARGEST_STEP, ROUGH = (0.15, 0.85), 0.55, 0.95
 """The middle frame's share of b; the largest step between two frames, above which the span holds a cut; residue of the coarse pictures."""
-RESIDUE, LIKENESS = 0.45, 0.35
-CONSTANT, BY_RESIDUE, BY_LIKENESS, BY_COLOUR = 6.45, -7.17, -2.58, -5.30
+RESIDUE, LIKENESS = 0.5, 0.45
+CONSTANT, BY_RESIDUE, BY_LIKENESS, BY_COLOUR = 5.7, -9.0, -4.5, -1.5
 """Decision function."""
 INSIDE = 0.06
 """Share of the farther end from which on a frame belongs to the transition."""
-VOTES = 2
+VOTES, SHARE = 2, 0.34
+"""Votes that a run of frames needs, and the share of its best frame's votes with which a frame belongs to it."""
+CLEAR = 20.0
+"""Strength, levels, that passes the 3-sigma test whatever the shot did before."""
 HISTORY = 4
 """Spans of a shot before its own statistics count."""
 
@@ -74,8 +77,10 @@ class Gradual:
         self.broken = -1
         self.vectors: np.ndarray | None = None
         self.products = np.zeros((KEPT, KEPT))
+        self.cameras: dict[int, np.ndarray | None] = {}
         self.votes: defaultdict[int, int] = defaultdict(int)
         self.history = [Statistics() for _ in SPANS]
+        self.past: dict[int, deque[float]] = {span: deque() for span in SPANS}
 
     def add(self, view: View, broken: bool) -> None:
         """The next frame; `broken`: a shot begins with it, or it belongs to a flash, so that no span may hold both sides."""
@@ -86,10 +91,12 @@ class Gradual:
         self.products[slot] = self.products[:, slot] = self.vectors @ view.coarse
         self.views[at] = view
         self.views.pop(at - KEPT, None)
+        self.cameras.pop(at - KEPT, None)
         self.count += 1
         if broken:
             self.broken = at
             self.history = [Statistics() for _ in SPANS]
+            self.past = {span: deque() for span in SPANS}
         for number, span in enumerate(SPANS):
             self._judge(at - span - MOTION_GAP, span, self.history[number])
         self.votes.pop(at - 4 * REACH, None)
@@ -102,7 +109,7 @@ class Gradual:
 
     def _judge(self, middle: int, span: int, history: Statistics) -> None:
         first, last = middle - span, middle + span
-        if first < max(0, self.broken, self.count - KEPT) or (span > SPANS[0] and middle % 2):
+        if middle % (span // 3) or first < max(0, self.broken, self.count - KEPT):
             return
         shares, residues, size = self._path(first, last)
         strength = size * max(0.0, 1 - residues[span])
@@ -112,9 +119,13 @@ class Gradual:
             and float(np.diff(shares).max()) < LARGEST_STEP
             and float(residues.max()) < ROUGH
         )
-        if not straight or strength <= history.limit(self.deviations) or not self._is_mix(first, middle, last, residues[span]):
-            history.add(strength)
+        past = self.past[span]
+        past.append(strength)
+        if len(past) > REACH:
+            history.add(past.popleft())
+        if not straight or strength <= min(CLEAR, history.limit(self.deviations)) or not self._is_mix(first, middle, last, residues[span]):
             return
+        past.pop()
         for k in np.flatnonzero((shares > INSIDE) & (shares < 1 - INSIDE)):
             self.votes[first + int(k)] += 1
 
@@ -137,15 +148,21 @@ class Gradual:
         tint = colour(a, b)
         if a.flat or b.flat:
             return rough < RESIDUE and CONSTANT + BY_RESIDUE * rough + BY_COLOUR * tint > 0
-        ahead = _camera(self.views[max(0, first - MOTION_GAP)], a) if first >= MOTION_GAP else None
-        behind = _camera(b, self.views.get(last + MOTION_GAP, b))
+        ahead, behind = self._camera(first - MOTION_GAP), self._camera(last)
         moved_a, seen_a = _moved(a, ahead, (middle - first) / MOTION_GAP)
         moved_b, seen_b = _moved(b, behind, (middle - last) / MOTION_GAP)
         residue = _residue(moved_a, moved_b, m.bgr, seen_a & seen_b)
-        if residue >= RESIDUE or CONSTANT + BY_RESIDUE * residue + BY_COLOUR * tint <= BY_LIKENESS * -LIKENESS - 1.0:
+        if residue >= RESIDUE or CONSTANT + BY_RESIDUE * residue + BY_COLOUR * tint <= 0:
             return False
         likeness = warped_likeness(_gray(moved_a), _gray(moved_b))
         return likeness < LIKENESS and CONSTANT + BY_RESIDUE * residue + BY_LIKENESS * likeness + BY_COLOUR * tint > 0
+
+    def _camera(self, at: int) -> np.ndarray | None:
+        """The camera's motion from frame `at` over the gap, measured once; None at the ends of the file."""
+        if at not in self.cameras:
+            known = at in self.views and at + MOTION_GAP in self.views
+            self.cameras[at] = _camera(self.views[at], self.views[at + MOTION_GAP]) if known else None
+        return self.cameras[at]
 
 
 def _camera(first: View, second: View) -> np.ndarray:

@@ -109,14 +109,16 @@ class _Marks:
         return self._voted(number) or (self.flat[at] == "plain" and any(self._voted(number + k) for k in range(-8, 9)))
 
     def _voted(self, number: int) -> bool:
-        """Voted for, and some frame of the same run has votes enough."""
+        """Voted for by a third as many spans as the best frame of the same run, which has votes enough: where long spans alone
+        reach, a moving scene looks like the start of its mix."""
         votes = self.gradual.votes
-        if not votes.get(number, 0):
+        own = votes.get(number, 0)
+        if not own:
             return False
+        best = own
         for way in (-1, 1):
             k = number
             while abs(k - number) <= gradual.SPANS[-1] and votes.get(k, 0):
-                if votes[k] >= gradual.VOTES:
-                    return True
+                best = max(best, votes[k])
                 k += way
-        return False
+        return best >= gradual.VOTES and own >= gradual.SHARE * best
