@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +78,9 @@ def write_sources(path: Path, sources: list[SourceFile]) -> None:
     import pyarrow.parquet as pq
 
     schema = _schema().with_metadata({"digest": digest_of(sources)})
-    pq.write_table(pa.Table.from_pylist([asdict(source) for source in sources], schema=schema), path)
+    columns = {field.name: [getattr(source, field.name) for source in sources] for field in schema}
+    columns["captions"] = [[vars(caption) for caption in captions] for captions in columns["captions"]]
+    pq.write_table(pa.table(columns, schema=schema), path)
 
 
 def read_sources_table(path: Path, shard: int | None = None) -> list[SourceFile]:
