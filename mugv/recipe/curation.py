@@ -57,12 +57,15 @@ class Range(Part):
 class Sharpness(Range):
     """Variance of the Laplacian after a resize of the short side (paper 2.1: 200 to 2000, size unknown)."""
 
+    minimum: float | None = 8.0
     short_side: Positive = 720
 
 
 class Motion(Range):
-    """Mean optical-flow magnitude over three frame pairs, pixels a pair at `short_side` (paper 2.1: 1 to 20)."""
+    """Mean optical-flow magnitude over three frame pairs, pixels in `gap_seconds` at `short_side` (paper 2.1: 1 to 20)."""
 
+    minimum: float | None = 0.3
+    maximum: float | None = 40.0
     short_side: Positive = 360
     gap_seconds: float = 0.125
     method: Literal["dis", "raft"] = "dis"
@@ -79,8 +82,9 @@ class Border(Range):
 
 
 class OverlaidText(Range):
-    """Share of the picture that boxes of overlaid text cover, 0 to 1."""
+    """Share of the picture that boxes of overlaid text cover, 0 to 1. Under a short side of about 160 writing is too small to be found."""
 
+    maximum: float | None = 0.008
     detector: Literal["rapidocr", "off"] = "rapidocr"
     short_side: Positive = 192
 
@@ -202,19 +206,28 @@ class Curation(Part):
     sharpness: Sharpness = Sharpness()
     motion: Motion = Motion()
     aesthetic: Aesthetic = Aesthetic()
-    exposure: Range = Range()
-    contrast: Range = Range()
+    exposure: Range = Range(minimum=8, maximum=247)
+    """Mean luma, 0 to 255."""
+    contrast: Range = Range(minimum=8)
+    """Luma levels between the 5th and the 95th percentile."""
     saturation: Range = Range()
+    """Mean of the largest minus the smallest colour channel, 0 (grey) to 255."""
     border: Border = Border()
     text: OverlaidText = OverlaidText()
-    shake: Range = Range()
-    freeze: Range = Range()
+    shake: Range = Range(maximum=15)
+    """Median second difference of the picture's displacement from frame to frame, pixels at short side 360."""
+    freeze: Range = Range(maximum=0.28)
+    """Longest run of frames that show the same picture, as a share of the clip."""
     speed_change: Range = Range()
-    blockiness: Range = Range()
-    bits_per_pixel: Range = Range()
+    """Octaves between the fastest and the slowest of motion's pairs. Unset: a whip pan has as much as footage whose speed was altered."""
+    blockiness: Range = Range(maximum=2)
+    """Mean step on the coder's 8x8 grid over the mean step elsewhere."""
+    bits_per_pixel: Range = Range(minimum=0.005)
+    """Of the source's stream, a pixel and frame."""
     source_seconds: Range = Range()
     source_fps: Range = Range()
-    aspect: Range = Range()
+    aspect: Range = Range(minimum=0.333, maximum=3)
+    """Width over height without borders."""
     clip: ClipFormat = ClipFormat()
     caption: Captioning = Captioning()
     require_caption: bool = True

@@ -20,6 +20,8 @@ CURATION = {
     "shot": {"content_threshold": 9, "fade_threshold": 6, "gradual_threshold": 3, "minimum_frames": 8, "trim_frames": 2},
     "sharpness": {"short_side": 96, "minimum": 9},
     "motion": {"short_side": 96, "gap_seconds": 0.0833, "minimum": 0.12, "maximum": 1.9},
+    **{key: {"minimum": None, "maximum": None} for key in ("contrast", "shake", "freeze", "blockiness", "exposure")},
+    "text": {"detector": "off"},
     "duplicates": {"distance": 5},
     "clip": {"frames": 17, "fps": 12, "short_side": 96, "stride_frames": 17},
 }

@@ -16,6 +16,11 @@ from mugv.recipe.curation import Motion as Settings
 DIS_SIDE = 120
 """Short side at which larger pictures are compared: shifts of 0.3 to 60 pixels at short side 360 come out within 0.1 or 5 %."""
 
+FAR = 0.1
+"""Share of the short side from which on a jump of the whole picture is tried as a start."""
+LONGEST_GAP = 0.0834
+"""Seconds between the frames of a pair at most; a recipe's longer gap is scaled to, since over it a fast picture leaves its frame."""
+
 Flow = Callable[[np.ndarray, np.ndarray], float]
 """Mean length of the flow between two pictures, pixels of these pictures."""
 
@@ -37,15 +42,48 @@ def pair_starts(count: int, gap: int) -> tuple[int, int, int]:
 
 
 def dis_flow(first: np.ndarray, second: np.ndarray) -> float:
-    """Dense inverse search, of uint8 [h, w] or, on the channel that changes most, [h, w, 3]. Cheaper settings above a short side of 96."""
+    """Dense inverse search, of uint8 [h, w] or, on the channel that changes most, [h, w, 3]. Cheaper settings above a short side of 96.
+
+    Where the whole picture jumps too far for the search, it starts from the jump: the peak of the phase correlation.
+    """
     if first.ndim == 3:
         change = cv2.absdiff(first, second).reshape(-1, 3).mean(axis=0)
         channel = int(change.argmax())
         first, second = first[..., channel], second[..., channel]
     if np.array_equal(first, second):
         return 0.0
-    preset = cv2.DISOPTICAL_FLOW_PRESET_FAST if min(first.shape) <= 96 else cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST
-    field: np.ndarray = cv2.DISOpticalFlow.create(preset).calc(np.ascontiguousarray(first), np.ascontiguousarray(second), None)
+    first, second = np.ascontiguousarray(first), np.ascontiguousarray(second)
+    if min(first.shape) <= 96:
+        return _length(cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(first, second, None))
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    field: np.ndarray = search.calc(first, second, None)
+    jump = _jump(first, second)
+    if math.hypot(*jump) > FAR * min(first.shape):
+        begun = np.ascontiguousarray(np.broadcast_to(np.array(jump, np.float32), (*first.shape, 2)))
+        led: np.ndarray = search.calc(first, second, begun)
+        if _misfit(first, second, led) < _misfit(first, second, field):
+            field = led
+    return _length(field)
+
+
+def _jump(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Displacement (x, y) of the picture as a whole, pixels; at half size, which is enough for a start."""
+    size = (first.shape[1] // 2, first.shape[0] // 2)
+    one, two = (cv2.resize(p, size, interpolation=cv2.INTER_AREA).astype(np.float32) for p in (first, second))
+    x, y = cv2.phaseCorrelate(one, two, cv2.createHanningWindow(size, cv2.CV_32F))[0]
+    return 2 * x, 2 * y
+
+
+def _misfit(first: np.ndarray, second: np.ndarray, field: np.ndarray) -> float:
+    """Mean difference that the flow leaves, levels, where it stays inside the picture; 255 when that is less than half of it."""
+    rows, columns = np.indices(first.shape, np.float32)
+    x, y = columns + field[..., 0], rows + field[..., 1]
+    inside = (x >= 0) & (y >= 0) & (x <= first.shape[1] - 1) & (y <= first.shape[0] - 1)
+    left = cv2.absdiff(first, cv2.remap(second, x, y, cv2.INTER_LINEAR))[inside]
+    return float(left.mean()) if left.size > 0.5 * first.size else 255.0
+
+
+def _length(field: np.ndarray) -> float:
     return float(cv2.magnitude(field[..., 0], field[..., 1]).mean())
 
 
@@ -64,7 +102,7 @@ class Pairs:
 
     def __call__(self, clip: Clip) -> list[float]:
         wanted, side = self.settings.gap_seconds, self.input.short_side
-        gap = min(clip.count - 1, max(1, round(wanted * clip.fps)))
+        gap = min(clip.count - 1, max(1, int(min(wanted, LONGEST_GAP) * clip.fps + 1e-6)))
         picture = clip.rgb if self.input.form == "rgb" else clip.luma
         starts = pair_starts(clip.count, gap)
         unit = self.settings.short_side / min(picture(0, side).shape[:2]) * wanted * clip.fps / gap

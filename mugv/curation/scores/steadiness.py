@@ -15,7 +15,7 @@ UNIT = 360
 """Short side at which shake is stated."""
 PAIRS = 24
 """Neighbouring frames that shake looks at, from the start of the clip."""
-STILL = 2.0
+STILL = 1.5
 """Mean change of a block, levels, up to which it is the same picture: what a coder does to a still."""
 BLOCK = 5
 """Side of that block, pixels of the small frame."""

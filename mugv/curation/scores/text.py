@@ -22,7 +22,7 @@ from mugv.recipe.curation import OverlaidText as Settings
 
 logger = logging.getLogger(__name__)
 
-FRAMES = 3
+FRAMES = 4
 EDGE = 80
 """Sobel response that an edge of writing has at least (a step of 20 levels)."""
 DENSITY = 0.18
@@ -31,6 +31,8 @@ GRID = 32
 """Sides that the network takes are multiples of this."""
 MOST_PIXELS = 192 * 352
 """Larger regions are scaled down: about 20 ms."""
+SAME = 0.5
+"""Share of the strong edges of a box of text that both frames have."""
 SURE = 0.3
 """Probability from which a pixel belongs to text (DB post-processing of PP-OCR)."""
 BOX_SURE = 0.6
@@ -53,41 +55,62 @@ class Text:
 
     def __call__(self, clip: Clip) -> float:
         frames = [clip.luma(k, self.input.short_side) for k in spread(clip.count, FRAMES)]
-        return min(1.0, sum(self._area(frames, region) for region in candidates(frames)) / frames[0].size)
+        edges = [cv2.Sobel(frame, cv2.CV_16S, 1, 0) for frame in frames]
+        area = sum(self._area(frames, edges, region) for region in candidates(edges))
+        return min(1.0, area / frames[0].size)
 
-    def _area(self, frames: list[np.ndarray], region: Region) -> float:
-        """Text of a region, pixels. Writing must be seen in two frames: chance likeness in a texture does not come twice."""
-        x, y, width, height, first, second = region
+    def _area(self, frames: list[np.ndarray], edges: list[np.ndarray], region: Region) -> float:
+        """Text of a region, pixels. Writing must be seen in two frames, with the same edges: a texture has the likeness of it by chance."""
+        x, y, width, height, pair = region
         scale = min(1.0, (MOST_PIXELS / (width * height)) ** 0.5)
         size = (_grid(width * scale), _grid(height * scale))
         seen: np.ndarray | None = None
-        for k in (first, second):
-            probability = self.detector(cv2.resize(frames[k][y : y + height, x : x + width], size, interpolation=cv2.INTER_LINEAR))
-            seen = probability if seen is None else np.minimum(seen, probability)
-            area = text_area(seen)
-            if not area:
+        inside = (slice(y, y + height), slice(x, x + width))
+        for k in (pair, pair + 1):
+            probability = self.detector(cv2.resize(frames[k][inside], size, interpolation=cv2.INTER_LINEAR))
+            seen = probability if seen is None else cv2.min(seen, probability)
+            boxes = text_boxes(seen)
+            if not boxes:
                 return 0.0
-        return area * width * height / (size[0] * size[1])
+        stay = _stay(edges[pair][inside], edges[pair + 1][inside], size)
+        return sum(w * h for *_, w, h in (box for box in boxes if stay(box))) * width * height / (size[0] * size[1])
 
 
-Region = tuple[int, int, int, int, int, int]
-"""x, y, width, height, and the numbers of two frames that share its edges."""
+Region = tuple[int, int, int, int, int]
+"""x, y, width, height, and the number of the first of the two neighbouring frames that share its edges."""
 
 
-def candidates(frames: list[np.ndarray]) -> list[Region]:
-    """Where overlaid writing may be in luma [h, w] frames: dense upright edges of both signs that two neighbouring frames share."""
-    edges = [cv2.Sobel(frame, cv2.CV_16S, 1, 0) for frame in frames]
-    height, width = frames[0].shape
+def candidates(edges: list[np.ndarray]) -> list[Region]:
+    """Where overlaid writing may be: dense upright edges of both signs that two neighbouring frames share; of int16 [h, w] gradients."""
+    height, width = edges[0].shape
     window = (max(8, width // 12) | 1, max(5, height // 24) | 1)
     dense = np.zeros((height, width), np.uint8)
     shared = np.zeros((height, width), np.uint8)
     for k, (first, second) in enumerate(pairwise(edges)):
-        rise = cv2.compare(cv2.min(first, second), EDGE, cv2.CMP_GT)
-        fall = cv2.compare(cv2.max(first, second), -EDGE, cv2.CMP_LT)
+        rise, fall = _shared(first, second)
         found = cv2.compare(cv2.min(cv2.blur(rise, window), cv2.blur(fall, window)), 255 * DENSITY / 2, cv2.CMP_GT)
         shared[cv2.compare(found, dense, cv2.CMP_GT) > 0] = k
         dense = cv2.max(dense, found)
     return _regions(dense, shared, window) if dense.any() else []
+
+
+def _shared(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (0 or 255) of the strong edges from dark to bright, and from bright to dark, that both gradients have."""
+    return cv2.compare(cv2.min(first, second), EDGE, cv2.CMP_GT), cv2.compare(cv2.max(first, second), -EDGE, cv2.CMP_LT)
+
+
+def _stay(first: np.ndarray, second: np.ndarray, size: tuple[int, int]) -> Callable[[TextBox], bool]:
+    """Whether most of the strong edges of a box, in a picture of `size`, are the same in both frames: what lies over a moving picture."""
+    both = cv2.resize(cv2.max(*_shared(first, second)), size, interpolation=cv2.INTER_AREA)
+    either = cv2.compare(cv2.max(cv2.absdiff(first, 0), cv2.absdiff(second, 0)), EDGE, cv2.CMP_GT)
+    either = cv2.resize(either, size, interpolation=cv2.INTER_AREA)
+
+    def stays(box: TextBox) -> bool:
+        x, y, width, height = (int(v) for v in box)
+        part = (slice(max(0, y), y + height + 1), slice(max(0, x), x + width + 1))
+        return float(both[part].sum()) >= SAME * float(either[part].sum())
+
+    return stays
 
 
 def _regions(dense: np.ndarray, shared: np.ndarray, window: tuple[int, int]) -> list[Region]:
@@ -98,22 +121,26 @@ def _regions(dense: np.ndarray, shared: np.ndarray, window: tuple[int, int]) -> 
     for x, y, width, height in boxes:
         inside = (slice(y, y + height), slice(x, x + width))
         k = int(np.bincount(shared[inside][dense[inside] > 0]).argmax())
-        found.append((x, y, width, height, k, k + 1))
+        found.append((x, y, width, height, k))
     return found
 
 
-def text_area(probability: np.ndarray) -> float:
-    """Pixels that boxes of text cover in a map of probabilities [h, w]."""
+TextBox = tuple[float, float, float, float]
+"""left, top, width, height."""
+
+
+def text_boxes(probability: np.ndarray) -> list[TextBox]:
+    """Boxes of text in a map of probabilities [h, w], pixels of the map."""
     kernel = (probability > SURE).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(kernel)
-    area = 0.0
+    boxes = []
     for k in range(1, count):
-        width, height, size = (int(stats[k, c]) for c in (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_AREA))
+        left, top, width, height, size = (int(v) for v in stats[k])
         if min(width, height) < 2 or float(probability[labels == k].sum()) / size < BOX_SURE:
             continue
         reach = GROWN * size / (2 * (width + height))
-        area += (width + 2 * reach) * (height + 2 * reach)
-    return area
+        boxes.append((left - reach, top - reach, width + 2 * reach, height + 2 * reach))
+    return boxes
 
 
 def _grid(pixels: float) -> int:
