@@ -40,7 +40,7 @@ class Endpoint:
         except openai.APITimeoutError:
             raise NoAnswerError("timeout", f"no answer in {self._settings.timeout_seconds:g} s") from None
         except openai.APIConnectionError as error:
-            raise NoAnswerError("no connection", str(error.__cause__ or error)) from None
+            raise NoAnswerError("no connection", f"{self._settings.url}, {_first_line(error.__cause__ or error)}") from None
         except openai.APIStatusError as error:
             raise self._status_error(error) from None
         except (openai.OpenAIError, ValueError) as error:
