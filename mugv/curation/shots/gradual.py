@@ -21,15 +21,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mugv.curation.shots.views import View, colour, flow_between, grid, warped_likeness
+from mugv.curation.shots.views import SIDE, View, colour, flow_between, grid, warped_likeness
 
 SPANS = (3, 5, 8, 12, 16)
 MOTION_GAP = 2
 """Frames over which the camera's motion at either end is measured."""
 LAG = MOTION_GAP
-REACH = 2 * SPANS[-1] + MOTION_GAP
+REACH = 2 * SPANS[-1] + MOTION_GAP + SPANS[-1] // 3
 """Frames after one that may still mark it."""
-KEPT = 2 * SPANS[-1] + 2 * MOTION_GAP + 1
+KEPT = 2 * SPANS[-1] + 2 * MOTION_GAP + SPANS[-1] // 3 + 1
 LEAST_CHANGE = 6.0
 """Levels, root mean square, between the ends."""
 MIDDLE, LARGEST_STEP, ROUGH = (0.15, 0.85), 0.55, 0.95
@@ -67,6 +67,18 @@ class Statistics:
         return 0.0 if self.count < HISTORY else self.mean + deviations * math.sqrt(self.squares / self.count)
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A span of frames first .. last, the share of the last in each of them, and the residue of its middle."""
+
+    first: int
+    last: int
+    shares: np.ndarray
+    rough: float
+    strength: float
+    straight: bool
+
+
 class Gradual:
     """Fed with views in order; `votes` holds how many spans put each recent frame into a transition."""
 
@@ -79,8 +91,18 @@ class Gradual:
         self.products = np.zeros((KEPT, KEPT))
         self.cameras: dict[int, np.ndarray | None] = {}
         self.votes: defaultdict[int, int] = defaultdict(int)
+        self.waiting: list[Candidate | None] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        """Check what waits; a new shot begins with no history."""
+        for candidate in self.waiting:
+            if candidate and candidate.straight:
+                self._check(candidate)
         self.history = [Statistics() for _ in SPANS]
-        self.past: dict[int, deque[float]] = {span: deque() for span in SPANS}
+        self.past: list[deque[float]] = [deque() for _ in SPANS]
+        self.waiting = [None for _ in SPANS]
+        self.previous = [0.0 for _ in SPANS]
 
     def add(self, view: View, broken: bool) -> None:
         """The next frame; `broken`: a shot begins with it, or it belongs to a flash, so that no span may hold both sides."""
@@ -94,40 +116,48 @@ class Gradual:
         self.cameras.pop(at - KEPT, None)
         self.count += 1
         if broken:
+            self._forget()
             self.broken = at
-            self.history = [Statistics() for _ in SPANS]
-            self.past = {span: deque() for span in SPANS}
         for number, span in enumerate(SPANS):
-            self._judge(at - span - MOTION_GAP, span, self.history[number])
+            self._judge(at - span - MOTION_GAP, number)
         self.votes.pop(at - 4 * REACH, None)
 
     def finish(self) -> None:
         """Spans whose far end has no frames after it."""
         for late in range(1, MOTION_GAP + 1):
             for number, span in enumerate(SPANS):
-                self._judge(self.count - 1 + late - span - MOTION_GAP, span, self.history[number])
+                self._judge(self.count - 1 + late - span - MOTION_GAP, number)
+        self._forget()
 
-    def _judge(self, middle: int, span: int, history: Statistics) -> None:
+    def _judge(self, middle: int, number: int) -> None:
+        """Take a span's measure; the one before it is checked when it is a peak: steady motion has few, a transition has one."""
+        span = SPANS[number]
         first, last = middle - span, middle + span
         if middle % (span // 3) or first < max(0, self.broken, self.count - KEPT):
             return
         shares, residues, size = self._path(first, last)
-        strength = size * max(0.0, 1 - residues[span])
+        strength = size * max(0.0, 1 - float(residues[span]))
+        past, history = self.past[number], self.history[number]
+        past.append(strength)
+        if len(past) > REACH // (span // 3):
+            history.add(past.popleft())
         straight = (
             size >= LEAST_CHANGE
             and MIDDLE[0] < shares[span] < MIDDLE[1]
             and float(np.diff(shares).max()) < LARGEST_STEP
             and float(residues.max()) < ROUGH
+            and strength > min(CLEAR, history.limit(self.deviations))
         )
-        past = self.past[span]
-        past.append(strength)
-        if len(past) > REACH:
-            history.add(past.popleft())
-        if not straight or strength <= min(CLEAR, history.limit(self.deviations)) or not self._is_mix(first, middle, last, residues[span]):
+        before, self.waiting[number] = self.waiting[number], Candidate(first, last, shares, float(residues[span]), strength, straight)
+        if before and before.straight and before.strength >= max(strength, self.previous[number]):
+            self._check(before)
+        self.previous[number] = before.strength if before else 0.0
+
+    def _check(self, candidate: Candidate) -> None:
+        if not self._is_mix(candidate):
             return
-        past.pop()
-        for k in np.flatnonzero((shares > INSIDE) & (shares < 1 - INSIDE)):
-            self.votes[first + int(k)] += 1
+        for k in np.flatnonzero((candidate.shares > INSIDE) & (candidate.shares < 1 - INSIDE)):
+            self.votes[candidate.first + int(k)] += 1
 
     def _path(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, float]:
         """Of every frame from first to last, its share of the last and its distance from the straight line, both in units of the
@@ -143,19 +173,20 @@ class Gradual:
         residues = np.sqrt(np.maximum(from_first - shares**2 * square - noise, 0) / square)
         return shares, residues, math.sqrt(square / entries)
 
-    def _is_mix(self, first: int, middle: int, last: int, rough: float) -> bool:
+    def _is_mix(self, candidate: Candidate) -> bool:
+        first, last = candidate.first, candidate.last
+        middle = (first + last) // 2
         a, m, b = self.views[first], self.views[middle], self.views[last]
-        tint = colour(a, b)
+        constant = CONSTANT + BY_COLOUR * colour(a, b)
         if a.flat or b.flat:
-            return rough < RESIDUE and CONSTANT + BY_RESIDUE * rough + BY_COLOUR * tint > 0
+            return candidate.rough < RESIDUE and constant + BY_RESIDUE * candidate.rough > 0
         ahead, behind = self._camera(first - MOTION_GAP), self._camera(last)
-        moved_a, seen_a = _moved(a, ahead, (middle - first) / MOTION_GAP)
-        moved_b, seen_b = _moved(b, behind, (middle - last) / MOTION_GAP)
-        residue = _residue(moved_a, moved_b, m.bgr, seen_a & seen_b)
-        if residue >= RESIDUE or CONSTANT + BY_RESIDUE * residue + BY_COLOUR * tint <= 0:
+        steps_a, steps_b = (middle - first) / MOTION_GAP, (middle - last) / MOTION_GAP
+        residue = _residue(_moved(a.half, ahead, steps_a), _moved(b.half, behind, steps_b), m.half)
+        if residue >= RESIDUE or constant + BY_RESIDUE * residue <= 0:
             return False
-        likeness = warped_likeness(_gray(moved_a), _gray(moved_b))
-        return likeness < LIKENESS and CONSTANT + BY_RESIDUE * residue + BY_LIKENESS * likeness + BY_COLOUR * tint > 0
+        likeness = warped_likeness(_moved(a.gray, ahead, steps_a)[0], _moved(b.gray, behind, steps_b)[0])
+        return likeness < LIKENESS and constant + BY_RESIDUE * residue + BY_LIKENESS * likeness > 0
 
     def _camera(self, at: int) -> np.ndarray | None:
         """The camera's motion from frame `at` over the gap, measured once; None at the ends of the file."""
@@ -181,32 +212,37 @@ def _camera(first: View, second: View) -> np.ndarray:
     return found
 
 
-def _moved(view: View, camera: np.ndarray | None, steps: float) -> tuple[np.ndarray, np.ndarray]:
-    """The picture [h, w, 3] as `steps` more of the camera's motion would show it, and where [h, w] it is known."""
-    height, width = view.gray.shape
+def _moved(picture: np.ndarray, camera: np.ndarray | None, steps: float) -> tuple[np.ndarray, np.ndarray | None]:
+    """The picture [h, w] or [h, w, 3] as `steps` more of the camera's motion would show it, and where [h, w] it is known (None: all)."""
     if camera is None:
-        return view.bgr, np.ones((height, width), bool)
-    x, y = grid(height, width)
-    field = (steps * camera).astype(np.float32)
-    across, down = x / width - 0.5, y / height - 0.5
-    from_x = x - (field[0, 0] + field[1, 0] * across + field[2, 0] * down)
-    from_y = y - (field[0, 1] + field[1, 1] * across + field[2, 1] * down)
-    seen = (from_x >= 0) & (from_x <= width - 1) & (from_y >= 0) & (from_y <= height - 1)
-    return cv2.remap(view.bgr, from_x, from_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), seen
+        return picture, None
+    height, width = picture.shape[:2]
+    field = steps * camera * height / SIDE
+    matrix = np.array(
+        [
+            [1 - field[1, 0] / width, -field[2, 0] / height, -field[0, 0] + (field[1, 0] + field[2, 0]) / 2],
+            [-field[1, 1] / width, 1 - field[2, 1] / height, -field[0, 1] + (field[1, 1] + field[2, 1]) / 2],
+        ]
+    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(picture, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    if picture.ndim == 2:
+        return moved, None
+    seen = cv2.warpAffine(np.ones((height, width), np.float32), matrix, (width, height), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+    return moved, seen
 
 
-def _residue(first: np.ndarray, last: np.ndarray, middle: np.ndarray, seen: np.ndarray) -> float:
+def _residue(first: tuple[np.ndarray, np.ndarray | None], last: tuple[np.ndarray, np.ndarray | None], middle: np.ndarray) -> float:
     """What the best mix of first and last leaves of the middle, in units of their distance; infinite when the best mix is no mix."""
-    if seen.mean() < 0.3:
-        seen = np.ones_like(seen)
-    a, b, m = (cv2.blur(picture, (3, 3))[seen].astype(np.float32) for picture in (first, last, middle))
-    way, gone = b - a, m - a
+    way, gone = cv2.subtract(last[0], first[0], dtype=cv2.CV_32F), cv2.subtract(middle, first[0], dtype=cv2.CV_32F)
+    pixels = float(middle.shape[0] * middle.shape[1])
+    if first[1] is not None and last[1] is not None:
+        seen = first[1] * last[1]
+        if seen.sum() >= 0.3 * pixels:
+            pixels = float(seen.sum())
+            way, gone = way * seen[..., None], gone * seen[..., None]
     square = float(np.vdot(way, way)) + 1e-6
     share = float(np.vdot(way, gone)) / square
-    if not MIDDLE[0] < share < MIDDLE[1] or square < LEAST_CHANGE**2 * way.size:
+    if not MIDDLE[0] < share < MIDDLE[1] or square < LEAST_CHANGE**2 * 3 * pixels:
         return math.inf
-    return float(np.linalg.norm(gone - share * way)) / math.sqrt(square)
-
-
-def _gray(bgr: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
+    return math.sqrt(max(0.0, float(np.vdot(gone, gone)) - share * share * square) / square)

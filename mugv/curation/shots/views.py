@@ -46,6 +46,12 @@ class View:
         return cv2.resize(self.bgr, size, interpolation=cv2.INTER_AREA).ravel().astype(np.float64) - 128
 
     @cached_property
+    def half(self) -> np.ndarray:
+        """uint8 [h / 2, w / 2, 3]."""
+        height, width = self.bgr.shape[0] // 2, self.bgr.shape[1] // 2
+        return cv2.resize(self.bgr[: 2 * height, : 2 * width], (max(1, width), max(1, height)), interpolation=cv2.INTER_AREA)
+
+    @cached_property
     def histogram(self) -> np.ndarray:
         """float32 [8, 64] over blue, green and red, neighbouring bins mixed."""
         bins = cv2.calcHist([self.bgr], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3)
