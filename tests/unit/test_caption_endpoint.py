@@ -159,7 +159,7 @@ def test_a_wrong_key_or_model_stops_at_once_in_one_line(tmp_path: Path, code: in
 def test_a_server_that_is_down_leaves_all_clips_waiting_and_the_same_call_goes_on(tmp_path: Path) -> None:
     with serving() as server:
         port, url = server.server_address[1], server.url
-    with pytest.raises(UserError, match=r"3 of 3 clips wait for a caption \(no connection 3; .*127\.0\.0\.1:.*\); run the same command again"):
+    with pytest.raises(UserError, match=r"3 of 3 clips wait for a caption \(no connection 3; .*127\.0\.0\.1:.*\); run the same"):
         captioned(tmp_path, curation(url))
     assert not (tmp_path / "out" / "captions.jsonl").exists()
     with serving(port=port):
