@@ -101,3 +101,9 @@ def spread(count: int, wanted: int) -> Sequence[int]:
     if wanted == 1:
         return [count // 2]
     return [round(k * (count - 1) / (wanted - 1)) for k in range(wanted)]
+
+
+def short_reason(error: Exception) -> str:
+    """The first sentence of an error's message: libraries add advice that a user of ours cannot follow."""
+    lines = str(error).splitlines()
+    return lines[0].split(". ")[0].rstrip(":. ") if lines else type(error).__name__

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mugv.curation.scores.base import Clip, Input, Once, spread
+from mugv.curation.scores.base import Clip, Input, Once, short_reason, spread
 from mugv.errors import UserError
 from mugv.recipe.curation import Aesthetic as Settings
 from mugv.recipe.curation import Curation
@@ -107,7 +107,7 @@ def _clip(folder: str) -> Any:
     try:
         return CLIPModel.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        raise UserError(f"curation.aesthetic.clip: {folder} cannot be read as a CLIP model ({_first_line(error)})") from None
+        raise UserError(f"curation.aesthetic.clip: {folder} cannot be read as a CLIP model ({short_reason(error)})") from None
 
 
 def _head(path: Path, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -119,7 +119,7 @@ def _head(path: Path, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
         names = sorted((n[: -len("weight")] for n in state if n.endswith("weight")), key=lambda n: [int(k) for k in re.findall(r"\d+", n)])
         layers = [(np.asarray(state[f"{n}weight"], np.float64), np.asarray(state[f"{n}bias"], np.float64)) for n in names]
     except Exception as error:
-        raise UserError(f"curation.aesthetic.head: {path} cannot be read ({_first_line(error)})") from None
+        raise UserError(f"curation.aesthetic.head: {path} cannot be read ({short_reason(error)})") from None
     sizes = [width, *(len(bias) for _, bias in layers)]
     if not layers or [w.shape for w, _ in layers] != [(b, a) for a, b in pairwise(sizes)] or sizes[-1] != 1:
         shapes = " ".join(str(list(w.shape)) for w, _ in layers) or "no linear layer"
@@ -136,7 +136,3 @@ def _state(path: Path) -> dict[str, Any]:
 
     found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

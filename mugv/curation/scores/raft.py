@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mugv.curation.scores.base import short_reason
 from mugv.errors import UserError
 from mugv.recipe.curation import Motion as Settings
 
@@ -57,9 +58,5 @@ def _load(weights: Path) -> Any:
         network = (raft_large if any(key.startswith("mask_predictor") for key in state) else raft_small)(weights=None)
         network.load_state_dict(state)
     except Exception as error:
-        raise UserError(f"curation.motion.weights: {weights} is not torchvision's RAFT ({_first_line(error)})") from None
+        raise UserError(f"curation.motion.weights: {weights} is not torchvision's RAFT ({short_reason(error)})") from None
     return network
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
