@@ -65,9 +65,10 @@ class Motion(Range):
     """Mean optical-flow magnitude over three frame pairs, pixels in `gap_seconds` at `short_side` (paper 2.1: 1 to 20)."""
 
     minimum: float | None = 0.3
-    maximum: float | None = 40.0
+    maximum: float | None = 45.0
     short_side: Positive = 360
     gap_seconds: float = 0.125
+    """Unit of time: pairs lie at most a twelfth of a second apart, and their flow is scaled to this gap."""
     method: Literal["dis", "raft"] = "dis"
     """raft needs the `raft` extra and a GPU; same unit."""
     weights: str | None = None
