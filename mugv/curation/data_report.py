@@ -129,7 +129,8 @@ def _tiles(rows: Sequence[ClipRow], card: Mapping[str, Any]) -> list[Tile]:
     share = f"{100 * kept / candidates:.0f} % of the candidates" if candidates and not scored else ""
     tiles = [first, Tile(f"{candidates:,}", "candidates", share)]
     if not scored:
-        tiles.append(Tile(_duration(card["seconds"]), "of kept footage", "; ".join(card["sizes"])))
+        sizes = "; ".join(card["sizes"]) if len(card["sizes"]) <= 2 else f"in {len(card['sizes'])} sizes"
+        tiles.append(Tile(_duration(card["seconds"]), "of kept footage", sizes))
     tiles.append(Tile(f"{card['sources']:,}", "sources", f"{card['sources_kept']:,} of them gave clips" if not scored else ""))
     return tiles
 
