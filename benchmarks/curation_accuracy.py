@@ -133,9 +133,11 @@ def sintel(folder: Path, settings: Curation, complain: bool = False) -> list[Fig
     blank = [
         r for r in rows if r.status == "kept" and any(r.start_frame < s["end"] and s["start"] < r.end_frame for s in labels["no_scene"])
     ]
-    spans = [r for r in rows if r.status == "kept" and any(r.start_frame < f < r.end_frame for f in want)]
+    spans = spanning(name, {"boundaries": [{"kind": "cut", "start": f, "end": f} for f in want] + labels["gradual"]}, rows)
     if complain:
         print(f"  found: {', '.join(map(_place, found))}\n  missed: {sorted(set(want) - set(hit))}, false: {[b.start for b in false]}")
+        for line in spans:
+            print("  " + line)
         for row in rows:
             print(f"  {row.start_frame}-{row.end_frame} {row.status} {row.reason} {row.detail}")
     return [
@@ -143,7 +145,7 @@ def sintel(folder: Path, settings: Curation, complain: bool = False) -> list[Fig
         Figure("sintel: cut precision", len(hit) / max(1, len(hit) + len(false)), 0.95, note=f"{len(false)} false"),
         Figure("sintel: fades marked", len(slow) / len(labels["gradual"]), 0.9, note=f"{len(slow)} of {len(labels['gradual'])}"),
         Figure("sintel: kept clips with title or black", len(blank), 0, False),
-        Figure("sintel: kept clips that span a cut", len(spans), 0, False, f"of {sum(r.status == 'kept' for r in rows)} kept"),
+        Figure("sintel: kept clips that span a cut or a fade", len(spans), 0, False, f"of {sum(r.status == 'kept' for r in rows)} kept"),
         Figure("sintel: rejected rows without a reason", sum(r.status != "kept" and not r.reason for r in rows), 0, False),
     ]
 

@@ -23,7 +23,7 @@ def figures():
         "sintel: cut precision",
         "sintel: fades marked",
         "sintel: kept clips with title or black",
-        "sintel: kept clips that span a cut",
+        "sintel: kept clips that span a cut or a fade",
         "sintel: rejected rows without a reason",
         "motorcycle: boundaries in its one shot",
     ],
