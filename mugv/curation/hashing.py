@@ -4,7 +4,8 @@ Each hashed frame is an 8 x 8 grid of luma and two 4 x 4 grids of chroma, all me
 frame up to 17, evenly thinned above. Two clips are compared at the shift in time that fits best, after the brightness
 and contrast of one are brought near the other's, and what then remains is counted in percent of the clips' own contrast.
 Encoders, sizes and bit rates change means of cells by a level or two; another clip changes them by many.
-Measured on the sample footage: re-encoded shots are at most 5.4 apart, different shots at least 8.9 (530,965 pairs).
+Measured: on the sample footage's flat shapes re-encoded shots are at most 4.7 apart and different shots at least 8.9 (530,965 pairs);
+on textured footage copies of another size and bit rate that begin up to 6 frames later are at most 8.5 apart, different shots 20.
 
 For the search among many clips there are `codes`: 256 bits for each third of a clip, compared by Hamming distance.
 

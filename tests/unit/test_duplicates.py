@@ -61,7 +61,7 @@ def test_a_copy_is_nearer_than_the_limit_and_another_clip_is_not(change):
     for seed in range(6):
         frames = scene(seed)
         assert distance(video_hash(frames[:17]), video_hash(COPIES[change](frames[:17]))) < LIMIT
-        assert distance(video_hash(frames[:17]), video_hash(COPIES[change](scene(seed + 50)[:17]))) > 2 * LIMIT
+        assert distance(video_hash(frames[:17]), video_hash(COPIES[change](scene(seed + 50)[:17]))) > 1.5 * LIMIT
 
 
 @pytest.mark.parametrize("shift", [1, 3, 6])
