@@ -52,7 +52,7 @@ class ClipRow:
     source_fps: float | None = None
     aspect: float | None = None
     hash: str = ""
-    """Hex; see mugv.curation.hashing."""
+    """Base64; see mugv.curation.hashing."""
     score: float = 0.0
     """Composite, 0 to 1 over the kept clips; 0 when rejected."""
     caption: str = ""
