@@ -85,7 +85,7 @@ class Border(Range):
 class OverlaidText(Range):
     """Share of the picture that boxes of overlaid text cover, 0 to 1. Under a short side of about 160 writing is too small to be found."""
 
-    maximum: float | None = 0.008
+    maximum: float | None = 0.01
     detector: Literal["rapidocr", "off"] = "rapidocr"
     short_side: Positive = 192
 
