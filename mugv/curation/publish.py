@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 
 from mugv.curation.captions.apply import apply_captions
 from mugv.curation.captions.record import read_captioned
-from mugv.curation.card import card_text, make_card
-from mugv.curation.data_report import render_report
 from mugv.curation.hashing import small_pictures
 from mugv.curation.merge import merge
+from mugv.curation.report.card import card_text, make_card
+from mugv.curation.report.page import render_report
+from mugv.curation.report.strips import choose, read_strips
 from mugv.curation.rows import ClipRow, read_rows, write_rows
 from mugv.curation.shard import EMBEDDINGS, PART, write_tar
-from mugv.curation.strips import choose, read_strips
 from mugv.errors import UserError
 from mugv.recipe.schema import Curation
 

@@ -13,14 +13,14 @@ from footage_tools import shot
 
 from mugv.curation.balance import thin
 from mugv.curation.calibrate import as_yaml, calibrate, overall, read_labels
-from mugv.curation.card import sources_digest
 from mugv.curation.explain import explain, judged, would_keep
 from mugv.curation.hashing import video_hash
-from mugv.curation.histogram import axis_of, histogram
 from mugv.curation.publish import publish
+from mugv.curation.report.card import sources_digest
+from mugv.curation.report.histogram import axis_of, histogram
+from mugv.curation.report.strips import KEPT_SHOWN, draw_strip
 from mugv.curation.rows import ClipRow, read_rows, write_rows
 from mugv.curation.shard import write_tar
-from mugv.curation.strips import KEPT_SHOWN, draw_strip
 from mugv.dataset.clipset import ClipSet
 from mugv.errors import UserError
 from mugv.media.encode import write_video
@@ -153,7 +153,7 @@ def test_score_only_drops_nothing_and_keeps_no_pixels(tmp_path):
 
 
 def test_long_sets_show_an_even_choice(tmp_path):
-    from mugv.curation.strips import choose
+    from mugv.curation.report.strips import choose
 
     rows = [row(k) for k in range(100)]
     shown = choose(rows, {r.clip_id: b"x" for r in rows}, {})

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from mugv.curation.card import make_card
 from mugv.curation.merge import merge, ranked, with_scores
+from mugv.curation.report.card import make_card
 from mugv.curation.rows import ClipRow
 from mugv.recipe.curation import Curation
 

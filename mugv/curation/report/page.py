@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from mugv.curation.explain import Explained, explain, judged, values_of
-from mugv.curation.histogram import histogram, number
+from mugv.curation.report.histogram import histogram, number
 from mugv.curation.rows import ClipRow
 from mugv.curation.rules import RULES
 from mugv.recipe.schema import Curation
@@ -104,9 +104,9 @@ class Group:
 def render_report(
     rows: Sequence[ClipRow], card: Mapping[str, Any], shown: Mapping[str, Sequence[tuple[ClipRow, bytes]]], settings: Curation
 ) -> str:
-    """The page. card: mugv.curation.card; shown: mugv.curation.strips.choose. Captions and names are escaped."""
+    """The page. card: mugv.curation.report.card; shown: mugv.curation.report.strips.choose. Captions and names are escaped."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = resources.files("mugv.curation").joinpath("data_report.html.j2").read_text()
+    template = resources.files("mugv.curation.report").joinpath("page.html.j2").read_text()
     groups = _groups(rows, shown)
     return environment.from_string(template).render(
         card=card,
