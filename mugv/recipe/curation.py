@@ -19,8 +19,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class ShotSplit(Part):
     """Shot boundaries by PySceneDetect and a colour-structure SVM, frames trimmed beside each, windows over long shots."""
 
-    content_threshold: float = 27.0
-    """Least content score of a hard cut (PySceneDetect)."""
+    content_threshold: float = 8.0
+    """Least content score (PySceneDetect) of a candidate for a hard cut; each is checked for a change of scene."""
     fade_threshold: float = 12.0
     """Mean luma (0 to 255) under which a frame counts as faded to black."""
     gradual_threshold: float = 3.0

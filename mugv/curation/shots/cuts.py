@@ -58,12 +58,12 @@ class Cuts:
             return False
         self.candidates.discard(at)
         before, after, size = self.view(at - 1), self.view(at), self.changes[at]
-        beside = [self.changes.get(at + k, 0.0) for k in (-2, -1, 1, 2)]
-        if size < LEAST_CHANGE or self._flash(at):
+        beside = {k: self.changes[at + k] for k in (-2, -1, 1, 2) if at + k in self.changes and at + k > 0}
+        ratio = min(3.0, size / (sum(beside.values()) / max(1, len(beside)) + 0.3))
+        if size < LEAST_CHANGE or ratio < RATIO or self._flash(at):
             return False
         if before.flat or after.flat:
-            return size > STEP * max(beside[1:3])
-        ratio = min(3.0, size / (sum(beside) / 4 + 0.3))
+            return size > STEP * max(beside.get(-1, 0.0), beside.get(1, 0.0))
         alike = structure(before, after)
         return alike < 0.45 + 0.06 * ratio or (ratio == 3.0 and alike < 0.8 and colour(before, after) < 0.3)
 

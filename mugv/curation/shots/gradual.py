@@ -21,9 +21,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mugv.curation.shots.views import SIDE, View, colour, flow_between, grid, warped_likeness
+from mugv.curation.shots.views import FLAT, SIDE, View, colour, flow_between, grid, warped_likeness
 
 SPANS = (3, 5, 8, 12, 16)
+LONGEST_SECONDS, LEAST_LONGEST = 0.67, 8
+"""Half spans longer than this are left out at low frame rates, unless they are this short in frames."""
 MOTION_GAP = 2
 """Frames over which the camera's motion at either end is measured."""
 LAG = MOTION_GAP
@@ -35,10 +37,12 @@ LEAST_CHANGE = 6.0
 MIDDLE, LARGEST_STEP, ROUGH = (0.15, 0.85), 0.55, 0.95
 """The middle frame's share of b; the largest step between two frames, above which the span holds a cut; residue of the coarse pictures."""
 RESIDUE, LIKENESS = 0.5, 0.45
-CONSTANT, BY_RESIDUE, BY_LIKENESS, BY_COLOUR = 5.7, -9.0, -4.5, -1.5
+CONSTANT, BY_RESIDUE, BY_LIKENESS, BY_COLOUR = 6.0, -9.0, -4.5, -1.5
 """Decision function."""
-INSIDE = 0.06
-"""Share of the farther end from which on a frame belongs to the transition."""
+STEEP = 0.4
+"""Share of the largest steps of the mix with which a step still belongs to the transition."""
+FADE_RESIDUE, FADED = 0.25, 0.5
+"""A fade: residue of the coarse pictures, and the contrast of one end in units of the other's."""
 VOTES, SHARE = 2, 0.34
 """Votes that a run of frames needs, and the share of its best frame's votes with which a frame belongs to it."""
 CLEAR = 20.0
@@ -82,8 +86,9 @@ class Candidate:
 class Gradual:
     """Fed with views in order; `votes` holds how many spans put each recent frame into a transition."""
 
-    def __init__(self, deviations: float) -> None:
+    def __init__(self, deviations: float, fps: float) -> None:
         self.deviations = deviations
+        self.spans = [span for span in SPANS if span <= max(LEAST_LONGEST, LONGEST_SECONDS * fps)]
         self.count = 0
         self.views: dict[int, View] = {}
         self.broken = -1
@@ -99,10 +104,10 @@ class Gradual:
         for candidate in self.waiting:
             if candidate and candidate.straight:
                 self._check(candidate)
-        self.history = [Statistics() for _ in SPANS]
-        self.past: list[deque[float]] = [deque() for _ in SPANS]
-        self.waiting = [None for _ in SPANS]
-        self.previous = [0.0 for _ in SPANS]
+        self.history = [Statistics() for _ in self.spans]
+        self.past: list[deque[float]] = [deque() for _ in self.spans]
+        self.waiting = [None for _ in self.spans]
+        self.previous = [0.0 for _ in self.spans]
 
     def add(self, view: View, broken: bool) -> None:
         """The next frame; `broken`: a shot begins with it, or it belongs to a flash, so that no span may hold both sides."""
@@ -118,20 +123,20 @@ class Gradual:
         if broken:
             self._forget()
             self.broken = at
-        for number, span in enumerate(SPANS):
+        for number, span in enumerate(self.spans):
             self._judge(at - span - MOTION_GAP, number)
         self.votes.pop(at - 4 * REACH, None)
 
     def finish(self) -> None:
         """Spans whose far end has no frames after it."""
         for late in range(1, MOTION_GAP + 1):
-            for number, span in enumerate(SPANS):
+            for number, span in enumerate(self.spans):
                 self._judge(self.count - 1 + late - span - MOTION_GAP, number)
         self._forget()
 
     def _judge(self, middle: int, number: int) -> None:
         """Take a span's measure; the one before it is checked when it is a peak: steady motion has few, a transition has one."""
-        span = SPANS[number]
+        span = self.spans[number]
         first, last = middle - span, middle + span
         if middle % (span // 3) or first < max(0, self.broken, self.count - KEPT):
             return
@@ -154,10 +159,16 @@ class Gradual:
         self.previous[number] = before.strength if before else 0.0
 
     def _check(self, candidate: Candidate) -> None:
-        if not self._is_mix(candidate):
+        if not (self._is_fade(candidate) or self._is_mix(candidate)):
             return
-        for k in np.flatnonzero((candidate.shares > INSIDE) & (candidate.shares < 1 - INSIDE)):
-            self.votes[candidate.first + int(k)] += 1
+        first, end = _steep(candidate.shares)
+        for k in range(candidate.first + first, candidate.first + end):
+            self.votes[k] += 1
+
+    def _is_fade(self, candidate: Candidate) -> bool:
+        """The whole picture loses or gains most of its contrast along a straight line; its structure stays what it was."""
+        a, b = self.views[candidate.first].spread, self.views[candidate.last].spread
+        return candidate.rough < FADE_RESIDUE and min(a, b) < FADED * max(a, b) and max(a, b) > FLAT
 
     def _path(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, float]:
         """Of every frame from first to last, its share of the last and its distance from the straight line, both in units of the
@@ -194,6 +205,13 @@ class Gradual:
             known = at in self.views and at + MOTION_GAP in self.views
             self.cameras[at] = _camera(self.views[at], self.views[at + MOTION_GAP]) if known else None
         return self.cameras[at]
+
+
+def _steep(shares: np.ndarray) -> tuple[int, int]:
+    """The part of a span, half open, in which the share of the far end grows fast: what moves slowly beside it is the scenes' own."""
+    steps = np.diff(shares)
+    fast = np.flatnonzero((steps > STEEP * np.sort(steps)[-3:].mean()) & (shares[1:] > 0.02) & (shares[:-1] < 0.98))
+    return (int(fast[0]) + 1, int(fast[-1]) + 1) if fast.size else (0, 0)
 
 
 def _camera(first: View, second: View) -> np.ndarray:

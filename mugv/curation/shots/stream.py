@@ -48,7 +48,7 @@ class _Marks:
         self.stride = max(1, round(fps / 30))
         self.views: dict[int, View] = {}
         self.cuts = cuts.Cuts(split, self.views.__getitem__)
-        self.gradual = gradual.Gradual(split.gradual_threshold)
+        self.gradual = gradual.Gradual(split.gradual_threshold, fps / self.stride)
         self.count = self.decided = self.tagged = self.shot = 0
         self.starts: dict[int, bool] = {}
         self.flat: dict[int, str] = {}

@@ -32,8 +32,9 @@ class View:
     def __init__(self, frame: Frame) -> None:
         self.bgr = frame.bgr(SIDE)
         self.gray = cv2.cvtColor(self.bgr, cv2.COLOR_BGR2GRAY)
-        mean, spread = cv2.meanStdDev(self.gray)
+        mean, spread = cv2.meanStdDev(_lit(self.gray))
         self.mean, self.spread = float(mean[0, 0]), float(spread[0, 0])
+        """Of luma, without black borders."""
 
     @property
     def flat(self) -> bool:
@@ -89,7 +90,8 @@ def flow_between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Optical flow float32 [h, w, 2], pixels; zero for pictures too small for it."""
     if min(first.shape) < 16:
         return np.zeros((*first.shape, 2), np.float32)
-    return _flow().calc(first, second, None)
+    # A new object each time: OpenCV's keeps buffers of the last size, and with another size its results were seen to change.
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(first, second, None)
 
 
 @lru_cache(maxsize=8)
@@ -97,11 +99,6 @@ def grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Columns and rows of every pixel, float32 [h, w] each."""
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     return x, y
-
-
-@lru_cache(maxsize=1)
-def _flow() -> cv2.DISOpticalFlow:
-    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
 
 def _levelled(gray: np.ndarray) -> np.ndarray:
@@ -138,6 +135,12 @@ def _blocks(first: np.ndarray, second: np.ndarray) -> float:
             found.append(min(1.0, float(cv2.matchTemplate(area, block, cv2.TM_CCOEFF_NORMED).max())))
             weights.append(min(spread, 20.0))
     return float(np.average(found, weights=weights)) if found else 0.0
+
+
+def _lit(gray: np.ndarray) -> np.ndarray:
+    """The rows from the first to the last that is not black; all of them when all are."""
+    rows = np.flatnonzero(cv2.reduce(gray, 1, cv2.REDUCE_MAX) > BORDER)
+    return gray[rows[0] : rows[-1] + 1] if rows.size else gray
 
 
 def _without_borders(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
