@@ -187,3 +187,13 @@ def test_every_score_declares_the_largest_picture_that_it_reads():
         score(clip)
         assert Watched.asked <= score.input.short_side, score.name
     assert pictures_needed(list(SCORES.values())) == max(s.input.short_side for s in SCORES.values())
+
+
+@pytest.mark.parametrize("shape", [(1, 360, 640), (2, 16, 16), (3, 2, 40), (9, 400, 16), (3, 120, 120)])
+def test_pictures_of_any_size_and_clips_of_any_length_are_scored(shape):
+    frames = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
+    scores = build_scores(Curation())
+    _, _, values = measure(ArrayClip(frames), scores, Curation())
+    assert set(values) == {"border", *(score.name for score in scores)}
+    assert all(value is None or np.isfinite(value) for value in values.values())
+    assert (values["motion"] is None) == (shape[0] == 1 or min(shape[1:]) < 12)

@@ -16,6 +16,8 @@ from mugv.recipe.curation import Motion as Settings
 DIS_SIDE = 120
 """Short side at which larger pictures are compared: shifts of 0.3 to 60 pixels at short side 360 come out within 0.1 or 5 %."""
 
+LEAST = 12
+"""Pixels that a side has at least."""
 FAR = 0.1
 """Share of the short side from which on a jump of the whole picture is tried as a start."""
 LONGEST_GAP = 0.0834
@@ -101,6 +103,9 @@ class Pairs:
             self.input = Input("rgb", side, "pairs") if side <= SMALL else Input("luma", DIS_SIDE, "pairs")
 
     def __call__(self, clip: Clip) -> list[float]:
+        """Empty for a clip of one frame, or smaller than the search can take."""
+        if clip.count < 2 or min(clip.size) < LEAST:
+            return []
         wanted, side = self.settings.gap_seconds, self.input.short_side
         gap = min(clip.count - 1, max(1, int(min(wanted, LONGEST_GAP) * clip.fps + 1e-6)))
         picture = clip.rgb if self.input.form == "rgb" else clip.luma
@@ -117,8 +122,9 @@ class Motion:
     def __init__(self, pairs: Once[list[float]], wanted: Input) -> None:
         self.pairs, self.input = pairs, wanted
 
-    def __call__(self, clip: Clip) -> float:
-        return float(np.mean(self.pairs(clip)))
+    def __call__(self, clip: Clip) -> float | None:
+        flows = self.pairs(clip)
+        return float(np.mean(flows)) if flows else None
 
 
 class SpeedChange:
@@ -132,6 +138,6 @@ class SpeedChange:
     def __init__(self, pairs: Once[list[float]], wanted: Input) -> None:
         self.pairs, self.input = pairs, wanted
 
-    def __call__(self, clip: Clip) -> float:
+    def __call__(self, clip: Clip) -> float | None:
         flows = [max(0.5, flow) for flow in self.pairs(clip)]
-        return math.log2(max(flows) / min(flows))
+        return math.log2(max(flows) / min(flows)) if flows else None
