@@ -7,6 +7,7 @@ in `picture`, so everything above sees upright 8-bit pictures and a steady meani
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 import av
@@ -17,6 +18,9 @@ from av.video.stream import VideoStream
 from mugv.media.picture import SMALL_PICTURE, Box, Converter, Decoded, Picture, Pixels
 from mugv.media.probe import Source, UnreadableVideoError, VideoInfo, describe, open_container, video_stream
 from mugv.media.resize import fit_short_side
+
+REORDERED = 4
+"""Pictures by which the order of decoding may differ from that of showing."""
 
 
 class Frame:
@@ -111,15 +115,14 @@ class VideoReader:
     def _frames(self, container: InputContainer, stream: VideoStream) -> Iterator[Frame]:
         converter = Converter(stream.sample_aspect_ratio)
         clock = _Clock(stream)
-        for picture in self._pictures(container, stream):
+        for picture, corrupt in self._judged(self._pictures(container, stream)):
             if self.info is None:
                 self.info = describe(container, stream, picture)
             seconds = clock.seconds(picture)
             if seconds is None:
                 continue
             self.count, self.seconds = self.count + 1, seconds
-            decoded = Decoded(picture, converter)
-            yield Frame(self.count - 1, seconds, decoded, self.short_side, bool(picture.key_frame), bool(picture.is_corrupt))
+            yield Frame(self.count - 1, seconds, Decoded(picture, converter), self.short_side, bool(picture.key_frame), corrupt)
         if self.info is None:
             raise UnreadableVideoError(f"no frame can be decoded ({self.problem or 'the stream is empty'})")
         self.problem = self.problem or _missing(self.info, self.count, self.seconds)
@@ -137,6 +140,34 @@ class VideoReader:
                 begun = time.perf_counter()
         except (av.error.FFmpegError, OSError) as error:
             self.problem = getattr(error, "strerror", None) or str(error)
+
+    def _judged(self, pictures: Iterable[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, bool]]:
+        """Each picture and whether damage shows in it: from one that the decoder had to conceal to the next key frame, in the
+        order of decoding. Pictures wait a little, since one that is shown before the damaged one may be built on it."""
+        waiting: deque[tuple[av.VideoFrame, int]] = deque()
+        damaged: set[int] = set()
+        since: int | None = None
+        for number, picture in enumerate(pictures):
+            order = picture.dts if picture.dts is not None else number
+            if picture.is_corrupt:
+                since = order if since is None else min(since, order)
+                damaged.update(id(shown) for shown, when in waiting if when > order)
+            elif since is not None and picture.key_frame and order > since:
+                since = None
+            if since is not None and order >= since:
+                damaged.add(id(picture))
+            waiting.append((picture, order))
+            if len(waiting) > REORDERED:
+                yield _taken(waiting, damaged)
+        while waiting:
+            yield _taken(waiting, damaged)
+
+
+def _taken(waiting: deque[tuple[av.VideoFrame, int]], damaged: set[int]) -> tuple[av.VideoFrame, bool]:
+    picture, _ = waiting.popleft()
+    corrupt = id(picture) in damaged
+    damaged.discard(id(picture))
+    return picture, corrupt
 
 
 class _Clock:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import threading
 from fractions import Fraction
+from functools import lru_cache
 from typing import Protocol
 
 import av
@@ -100,7 +101,6 @@ class Shape:
         self.stored, self.turns, self.full_range = stored, turns, full_range
         self.upright = stored if turns % 2 == 0 else (stored[1], stored[0])
         self.unit = 2.0 ** (8 - bits)
-        self.table = np.clip(np.round((np.arange(256) - 16) * 255 / 219), 0, 255).astype(np.uint8)
         red, blue = _WEIGHTS.get(space, (0.299, 0.114))
         green = 1 - red - blue
         up, side, black = (1.0, 1.0, 0.0) if full_range else (255 / 219, 255 / 224, 16.0)
@@ -109,7 +109,7 @@ class Shape:
         self.to_bgr = np.column_stack([matrix, -matrix @ np.array([black, 128.0, 128.0])]).astype(np.float32)
 
     def full(self, luma: np.ndarray) -> np.ndarray:
-        return luma if self.full_range else cv2.LUT(luma, self.table)
+        return luma if self.full_range else cv2.convertScaleAbs(cv2.subtract(luma, 16.0), alpha=255 / 219)
 
     def turned(self, array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(np.rot90(array, self.turns)) if self.turns else array
@@ -125,6 +125,11 @@ class Shape:
         if self.turns == 1:
             return rows - top - height, left, height, width
         return top, columns - left - width, height, width
+
+
+@lru_cache(maxsize=8)
+def _shape(stored: tuple[int, int], turns: int, bits: int, full_range: bool, space: int) -> Shape:
+    return Shape(stored, turns, bits, full_range, space)
 
 
 class Decoded:
@@ -165,7 +170,7 @@ class Decoded:
             return None
         bits = int(found[2][:2]) if found[2] else 8
         full = self.frame.color_range == 2 or "j" in self.frame.format.name
-        shape = Shape(self.converter.stored_size(self.frame), self.turns, bits, full, int(self.frame.colorspace))
+        shape = _shape(self.converter.stored_size(self.frame), self.turns, bits, full, int(self.frame.colorspace))
         kind = np.dtype(np.uint8 if bits == 8 else "<u2")
         return Planes([_view(plane, kind) for plane in self.frame.planes], shape)
 
