@@ -13,7 +13,7 @@ SIDE = 60
 """Pixels of the short side at which frames are compared."""
 UNIT = 360
 """Short side at which shake is stated."""
-PAIRS = 24
+PAIRS = 12
 """Neighbouring frames that shake looks at, from the start of the clip."""
 STILL = 1.5
 """Mean change of a block, levels, up to which it is the same picture: what a coder does to a still."""
