@@ -21,6 +21,8 @@ LEAST_CHANGE = 6.0
 """Levels, root mean square, that a cut changes."""
 STEP = 2.5
 """Beside a flat picture: a cut changes this many times what the frames next to it change."""
+SUDDEN, BARE = 3.0, 0.35
+"""A change this many times that of the frames beside it is a cut where so little of the picture has detail that nothing can be compared."""
 FLASH = 4
 """Frames of the longest flash."""
 LAG = FLASH + 1
@@ -59,13 +61,15 @@ class Cuts:
         self.candidates.discard(at)
         before, after, size = self.view(at - 1), self.view(at), self.changes[at]
         beside = {k: self.changes[at + k] for k in (-2, -1, 1, 2) if at + k in self.changes and at + k > 0}
-        ratio = min(3.0, size / (sum(beside.values()) / max(1, len(beside)) + 0.3))
+        ratio = size / (sum(beside.values()) / max(1, len(beside)) + 0.3)
         if size < LEAST_CHANGE or ratio < RATIO or self._flash(at):
             return False
         if before.flat or after.flat:
             return size > STEP * max(beside.get(-1, 0.0), beside.get(1, 0.0))
+        if ratio > SUDDEN and min(before.detail, after.detail) < BARE:
+            return True
         alike = structure(before, after)
-        return alike < 0.45 + 0.06 * ratio or (ratio == 3.0 and alike < 0.8 and colour(before, after) < 0.3)
+        return alike < 0.45 + 0.06 * min(3.0, ratio) or (ratio > SUDDEN and alike < 0.8 and colour(before, after) < 0.3)
 
     def _feed(self, view: View) -> None:
         found = self.detector.process_frame(FrameTimecode(self.fed, 25.0), view.bgr)

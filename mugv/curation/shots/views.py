@@ -32,13 +32,21 @@ class View:
     def __init__(self, frame: Frame) -> None:
         self.bgr = frame.bgr(SIDE)
         self.gray = cv2.cvtColor(self.bgr, cv2.COLOR_BGR2GRAY)
-        mean, spread = cv2.meanStdDev(_lit(self.gray))
+        first, end = _lit(self.gray)
+        mean, spread = cv2.meanStdDev(self.gray[first:end])
         self.mean, self.spread = float(mean[0, 0]), float(spread[0, 0])
         """Of luma, without black borders."""
 
     @property
     def flat(self) -> bool:
-        return self.spread < FLAT
+        return self.spread < FLAT and float(cv2.meanStdDev(self.bgr)[1].max()) < 2 * FLAT
+
+    @cached_property
+    def detail(self) -> float:
+        """Share of the picture whose neighbourhood has any contrast, 0 to 1."""
+        gray = self.gray.astype(np.float32)
+        mean = cv2.blur(gray, (5, 5))
+        return float((cv2.blur(gray * gray, (5, 5)) - mean * mean > FLAT).mean())
 
     @cached_property
     def coarse(self) -> np.ndarray:
@@ -137,10 +145,10 @@ def _blocks(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.average(found, weights=weights)) if found else 0.0
 
 
-def _lit(gray: np.ndarray) -> np.ndarray:
-    """The rows from the first to the last that is not black; all of them when all are."""
+def _lit(gray: np.ndarray) -> tuple[int, int]:
+    """The rows, half open, from the first to the last that is not black; all of them when all are."""
     rows = np.flatnonzero(cv2.reduce(gray, 1, cv2.REDUCE_MAX) > BORDER)
-    return gray[rows[0] : rows[-1] + 1] if rows.size else gray
+    return (int(rows[0]), int(rows[-1]) + 1) if rows.size else (0, gray.shape[0])
 
 
 def _without_borders(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
