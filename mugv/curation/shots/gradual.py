@@ -39,6 +39,8 @@ MIDDLE, LARGEST_STEP, ROUGH = (0.15, 0.85), 0.55, 0.95
 RESIDUE, LIKENESS = 0.5, 0.45
 CONSTANT, BY_RESIDUE, BY_LIKENESS, BY_COLOUR = 6.0, -9.0, -4.5, -1.5
 """Decision function."""
+BARE, BARE_RESIDUE, BARE_LIKENESS = 0.35, 0.25, 0.9
+"""Where less of the picture has detail, likeness says little: there one span is enough, with a smaller residue."""
 STEEP = 0.4
 """Share of the largest steps of the mix with which a step still belongs to the transition."""
 FADE_RESIDUE, FADED = 0.25, 0.5
@@ -159,11 +161,12 @@ class Gradual:
         self.previous[number] = before.strength if before else 0.0
 
     def _check(self, candidate: Candidate) -> None:
-        if not (self._is_fade(candidate) or self._is_mix(candidate)):
+        bare = min(self.views[k].detail for k in (candidate.first, candidate.last)) < BARE
+        if not (self._is_fade(candidate) or self._is_mix(candidate, bare)):
             return
         first, end = _steep(candidate.shares)
         for k in range(candidate.first + first, candidate.first + end):
-            self.votes[k] += 1
+            self.votes[k] += VOTES if bare else 1
 
     def _is_fade(self, candidate: Candidate) -> bool:
         """The whole picture loses or gains most of its contrast along a straight line; its structure stays what it was."""
@@ -184,7 +187,7 @@ class Gradual:
         residues = np.sqrt(np.maximum(from_first - shares**2 * square - noise, 0) / square)
         return shares, residues, math.sqrt(square / entries)
 
-    def _is_mix(self, candidate: Candidate) -> bool:
+    def _is_mix(self, candidate: Candidate, bare: bool) -> bool:
         first, last = candidate.first, candidate.last
         middle = (first + last) // 2
         a, m, b = self.views[first], self.views[middle], self.views[last]
@@ -197,6 +200,8 @@ class Gradual:
         if residue >= RESIDUE or constant + BY_RESIDUE * residue <= 0:
             return False
         likeness = warped_likeness(_moved(a.gray, ahead, steps_a)[0], _moved(b.gray, behind, steps_b)[0])
+        if bare and residue < BARE_RESIDUE and likeness < BARE_LIKENESS:
+            return True
         return likeness < LIKENESS and constant + BY_RESIDUE * residue + BY_LIKENESS * likeness > 0
 
     def _camera(self, at: int) -> np.ndarray | None:
