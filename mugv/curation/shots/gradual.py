@@ -36,7 +36,7 @@ LEAST_CHANGE = 6.0
 """Levels, root mean square, between the ends."""
 MIDDLE, LARGEST_STEP, ROUGH = (0.15, 0.85), 0.55, 0.95
 """The middle frame's share of b; the largest step between two frames, above which the span holds a cut; residue of the coarse pictures."""
-RESIDUE, LIKENESS = 0.5, 0.45
+RESIDUE, LIKENESS = 0.46, 0.45
 CONSTANT, BY_RESIDUE, BY_LIKENESS, BY_COLOUR = 6.0, -9.0, -4.5, -1.5
 """Decision function."""
 BARE, BARE_RESIDUE, BARE_LIKENESS = 0.35, 0.25, 0.9
