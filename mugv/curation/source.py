@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -129,7 +130,8 @@ def judge(window: Window, source: SourceFile, settings: Curation, scores: Sequen
     )
     if window.clip is None:
         return Measured(row, None)
-    clip, box, values = measure(window.clip, scores, settings)
+    clip, box, measured = measure(window.clip, scores, settings)
+    values: dict[str, Any] = dict(measured)
     assert isinstance(clip, Clip)
     height, width = fit_short_side(*clip.size, settings.clip.short_side)
     crop = ",".join(map(str, box)) if box else ""
