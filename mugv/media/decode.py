@@ -15,10 +15,12 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from mugv.media.picture import SMALL_PICTURE, Box, Converter, Decoded, Picture, Pixels
+from mugv.media.picture import Box, Converter, Decoded, Picture, Pixels
 from mugv.media.probe import Source, UnreadableVideoError, VideoInfo, describe, open_container, video_stream
 from mugv.media.resize import fit_short_side
 
+ONE_THREAD = 1024 * 576
+"""Pixels up to which one decoder thread is used: what is made of the frames takes the other core."""
 REORDERED = 4
 """Pictures by which the order of decoding may differ from that of showing."""
 
@@ -107,7 +109,7 @@ class VideoReader:
         with open_container(self.source) as container:
             stream = video_stream(container)
             codec = stream.codec_context
-            large = codec.width * codec.height > SMALL_PICTURE
+            large = codec.width * codec.height > ONE_THREAD
             codec.thread_type = "AUTO" if large else "NONE"
             codec.thread_count = 2 if large else 1
             yield from self._frames(container, stream)

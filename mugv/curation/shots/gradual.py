@@ -162,11 +162,12 @@ class Gradual:
 
     def _check(self, candidate: Candidate) -> None:
         bare = min(self.views[k].detail for k in (candidate.first, candidate.last)) < BARE
-        if not (self._is_fade(candidate) or self._is_mix(candidate, bare)):
+        votes = 1 if self._is_fade(candidate) else self._mixed(candidate, bare)
+        if not votes:
             return
         first, end = _steep(candidate.shares)
         for k in range(candidate.first + first, candidate.first + end):
-            self.votes[k] += VOTES if bare else 1
+            self.votes[k] += votes
 
     def _is_fade(self, candidate: Candidate) -> bool:
         """The whole picture loses or gains most of its contrast along a straight line; its structure stays what it was."""
@@ -187,22 +188,23 @@ class Gradual:
         residues = np.sqrt(np.maximum(from_first - shares**2 * square - noise, 0) / square)
         return shares, residues, math.sqrt(square / entries)
 
-    def _is_mix(self, candidate: Candidate, bare: bool) -> bool:
+    def _mixed(self, candidate: Candidate, bare: bool) -> int:
+        """Votes for a cross-fade: 0 when the middle is no mix of the ends or the ends are one scene."""
         first, last = candidate.first, candidate.last
         middle = (first + last) // 2
         a, m, b = self.views[first], self.views[middle], self.views[last]
         constant = CONSTANT + BY_COLOUR * colour(a, b)
         if a.flat or b.flat:
-            return candidate.rough < RESIDUE and constant + BY_RESIDUE * candidate.rough > 0
+            return int(candidate.rough < RESIDUE and constant + BY_RESIDUE * candidate.rough > 0)
         ahead, behind = self._camera(first - MOTION_GAP), self._camera(last)
         steps_a, steps_b = (middle - first) / MOTION_GAP, (middle - last) / MOTION_GAP
         residue = _residue(_moved(a.half, ahead, steps_a), _moved(b.half, behind, steps_b), m.half)
         if residue >= RESIDUE or constant + BY_RESIDUE * residue <= 0:
-            return False
+            return 0
         likeness = warped_likeness(_moved(a.gray, ahead, steps_a)[0], _moved(b.gray, behind, steps_b)[0])
         if bare and residue < BARE_RESIDUE and likeness < BARE_LIKENESS:
-            return True
-        return likeness < LIKENESS and constant + BY_RESIDUE * residue + BY_LIKENESS * likeness > 0
+            return VOTES
+        return int(likeness < LIKENESS and constant + BY_RESIDUE * residue + BY_LIKENESS * likeness > 0)
 
     def _camera(self, at: int) -> np.ndarray | None:
         """The camera's motion from frame `at` over the gap, measured once; None at the ends of the file."""
