@@ -22,6 +22,8 @@ FLAT = 3.0
 """Standard deviation of luma, levels, under which a picture shows nothing."""
 BORDER = 20
 """Luma up to which a line of pixels may be black border."""
+LETTERBOX = 8
+"""Luma up to which a row may be a letterbox bar; a faded picture is brighter."""
 BLOCK, SEARCH, STEP = 16, 12, 12
 """Blocks that are looked for in the other picture, how far, and their distance, pixels."""
 
@@ -147,7 +149,7 @@ def _blocks(first: np.ndarray, second: np.ndarray) -> float:
 
 def _lit(gray: np.ndarray) -> tuple[int, int]:
     """The rows, half open, from the first to the last that is not black; all of them when all are."""
-    rows = np.flatnonzero(cv2.reduce(gray, 1, cv2.REDUCE_MAX) > BORDER)
+    rows = np.flatnonzero(cv2.reduce(gray, 1, cv2.REDUCE_MAX) > LETTERBOX)
     return (int(rows[0]), int(rows[-1]) + 1) if rows.size else (0, gray.shape[0])
 
 
