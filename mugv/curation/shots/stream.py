@@ -12,7 +12,7 @@ from mugv.curation.shots.views import View
 from mugv.media.decode import Frame
 from mugv.recipe.curation import ShotSplit
 
-BRIDGE = 4
+BRIDGE = 8
 """Frames between two parts of one transition that belong to it."""
 
 

@@ -148,9 +148,12 @@ def _blocks(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _lit(gray: np.ndarray) -> tuple[int, int]:
-    """The rows, half open, from the first to the last that is not black; all of them when all are."""
+    """The rows, half open, between letterbox bars, without the row at either bar that scaling mixed with it; all rows when all are black."""
+    height = gray.shape[0]
     rows = np.flatnonzero(cv2.reduce(gray, 1, cv2.REDUCE_MAX) > LETTERBOX)
-    return (int(rows[0]), int(rows[-1]) + 1) if rows.size else (0, gray.shape[0])
+    if rows.size < 8:
+        return 0, height
+    return int(rows[0]) + (2 if rows[0] else 0), int(rows[-1]) + 1 - (2 if rows[-1] < height - 1 else 0)
 
 
 def _without_borders(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
