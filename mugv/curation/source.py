@@ -22,6 +22,7 @@ from mugv.curation.rows import ClipRow
 from mugv.curation.rules import verdict
 from mugv.curation.scores import Score, build_scores, embed, measure, pictures_needed
 from mugv.curation.shots import tag_frames
+from mugv.curation.shots.views import SIDE
 from mugv.curation.sources import Caption, SourceFile
 from mugv.curation.windows import Clip, Window, cut_windows, shot_rule
 from mugv.media.ahead import read_ahead
@@ -31,8 +32,8 @@ from mugv.media.probe import NoVideoStreamError, UnreadableVideoError
 from mugv.media.resize import fit_short_side
 from mugv.recipe.curation import Curation
 
-AHEAD = 16
-"""Frames that the decoder may be ahead."""
+AHEAD, BATCH = 24, 8
+"""Frames that the decoder may be ahead, and how many it hands over at a time."""
 STRIP_FRAMES, STRIP_SIDE, STRIP_QUALITY = 6, 96, 80
 
 
@@ -100,7 +101,7 @@ def curate_source(source: SourceFile, path: Path, settings: Curation, meter: Met
 def _measured(reader: VideoReader, source: SourceFile, settings: Curation) -> Iterator[Measured]:
     scores = _scores(settings)
     need = max(pictures_needed(scores), settings.clip.short_side)
-    frames = read_ahead((frame.held(need) for frame in reader), AHEAD)
+    frames = read_ahead((_prepared(frame, need) for frame in reader), AHEAD, BATCH)
     first = next(frames, None)
     if first is None:
         return
@@ -199,6 +200,13 @@ def _scores(settings: Curation) -> list[Score]:
     if key not in _BUILT:
         _BUILT[key] = build_scores(settings)
     return _BUILT[key]
+
+
+def _prepared(frame: Frame, need: int) -> Frame:
+    """In the decoder's thread: what is too large is dropped, and the detectors' small picture is made."""
+    held = frame.held(need)
+    held.bgr(SIDE)
+    return held
 
 
 def _chained(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:

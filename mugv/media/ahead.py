@@ -8,13 +8,45 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
-def read_ahead(items: Iterable[T], depth: int) -> Iterator[T]:
-    """The same items in order, at most `depth` of them waiting; an error of `items` is raised here, after the items before it."""
+def read_ahead(items: Iterable[T], depth: int, batch: int = 1) -> Iterator[T]:
+    """The same items in order, about `depth` of them waiting; an error of `items` is raised here, after the items before it.
+
+    `batch`: items handed over at a time; more of them cost less waiting between the threads.
+    """
+    for group in _ahead(_grouped(items, batch), max(1, depth // batch)):
+        yield from group.items
+        if group.error:
+            raise group.error
+
+
+@dataclass
+class _Group(Generic[T]):
+    items: list[T]
+    error: BaseException | None = None
+
+
+def _grouped(items: Iterable[T], batch: int) -> Iterator[_Group[T]]:
+    """Groups of `batch`; an error ends the last one, which holds what came before it."""
+    group: _Group[T] = _Group([])
+    try:
+        for item in items:
+            group.items.append(item)
+            if len(group.items) == batch:
+                yield group
+                group = _Group([])
+    except Exception as error:
+        group.error = error
+    if group.items or group.error:
+        yield group
+
+
+def _ahead(items: Iterable[T], depth: int) -> Iterator[T]:
     waiting: queue.Queue[T] = queue.Queue(depth)
     ended = object()
     failed: list[BaseException] = []

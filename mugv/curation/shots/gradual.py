@@ -32,7 +32,7 @@ LAG = MOTION_GAP
 REACH = 2 * SPANS[-1] + MOTION_GAP + SPANS[-1] // 3
 """Frames after one that may still mark it."""
 KEPT = 2 * SPANS[-1] + 2 * MOTION_GAP + SPANS[-1] // 3 + 1
-LEAST_CHANGE = 6.0
+LEAST_CHANGE = 8.0
 """Levels, root mean square, between the ends."""
 MIDDLE, LARGEST_STEP, ROUGH = (0.15, 0.85), 0.55, 0.95
 """The middle frame's share of b; the largest step between two frames, above which the span holds a cut; residue of the coarse pictures."""
@@ -226,11 +226,11 @@ def _camera(first: View, second: View) -> np.ndarray:
     field = flow_between(first.gray, second.gray)
     height, width = first.gray.shape
     x, y = grid(height, width)
-    part = np.s_[2:-2:4, 2:-2:4]
+    part = np.s_[3:-3:6, 3:-3:6]
     moves = field[part].reshape(-1, 2)
     terms = np.stack([np.ones(len(moves)), x[part].ravel() / width - 0.5, y[part].ravel() / height - 0.5], axis=1)
     weights = np.ones((len(moves), 1))
-    for _ in range(3):
+    for _ in range(2):
         weighted = terms * weights
         found = np.linalg.solve(weighted.T @ terms + 1e-6 * np.eye(3), weighted.T @ moves)
         weights = 1 / (1 + (np.linalg.norm(moves - terms @ found, axis=1, keepdims=True) / 0.5) ** 4)

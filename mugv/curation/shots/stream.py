@@ -52,6 +52,7 @@ class _Marks:
         self.count = self.decided = self.tagged = self.shot = 0
         self.starts: dict[int, bool] = {}
         self.flat: dict[int, str] = {}
+        self.marks: dict[int, bool] = {}
         self.was_inside = False
         self.delay = cuts.LAG + self.stride * (gradual.REACH + BRIDGE + 1) + split.trim_frames + gradual.SPANS[-1]
 
@@ -103,6 +104,13 @@ class _Marks:
         return before and any(self._marked(k) for k in range(at + 1, min(self.count, at + BRIDGE + 1)))
 
     def _marked(self, at: int) -> bool:
+        """Decided once, when first asked: by then every span that reaches the frame has been judged."""
+        if at not in self.marks:
+            self.marks[at] = self._mark(at)
+            self.marks.pop(at - 4 * gradual.REACH, None)
+        return self.marks[at]
+
+    def _mark(self, at: int) -> bool:
         if self.flat[at] == "black":
             return True
         number = at // self.stride

@@ -148,7 +148,7 @@ def _blocks(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _lit(gray: np.ndarray) -> tuple[int, int]:
-    """The rows, half open, between letterbox bars, without the row at either bar that scaling mixed with it; all rows when all are black."""
+    """The rows, half open, between letterbox bars, without those that scaling mixed with a bar; all of them when all are black."""
     height = gray.shape[0]
     rows = np.flatnonzero(cv2.reduce(gray, 1, cv2.REDUCE_MAX) > LETTERBOX)
     if rows.size < 8:
