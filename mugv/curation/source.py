@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,6 @@ from mugv.curation.rows import ClipRow
 from mugv.curation.rules import verdict
 from mugv.curation.scores import Score, build_scores, embed, measure, pictures_needed
 from mugv.curation.shots import tag_frames
-from mugv.curation.shots.views import SIDE
 from mugv.curation.sources import Caption, SourceFile
 from mugv.curation.windows import Clip, Window, cut_windows, shot_rule
 from mugv.media.ahead import read_ahead
@@ -34,6 +34,7 @@ from mugv.recipe.curation import Curation
 
 AHEAD, BATCH = 24, 8
 """Frames that the decoder may be ahead, and how many it hands over at a time."""
+SWITCH_SECONDS = 0.0005
 STRIP_FRAMES, STRIP_SIDE, STRIP_QUALITY = 6, 96, 80
 
 
@@ -99,9 +100,11 @@ def curate_source(source: SourceFile, path: Path, settings: Curation, meter: Met
 
 
 def _measured(reader: VideoReader, source: SourceFile, settings: Curation) -> Iterator[Measured]:
+    # Three threads hand frames on: with the usual 5 ms a thread back from the decoder waits longer for the lock than it worked.
+    sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
     scores = _scores(settings)
     need = max(pictures_needed(scores), settings.clip.short_side)
-    frames = read_ahead((_prepared(frame, need) for frame in reader), AHEAD, BATCH)
+    frames = read_ahead((frame.held(need) for frame in reader), AHEAD, BATCH)
     first = next(frames, None)
     if first is None:
         return
@@ -200,13 +203,6 @@ def _scores(settings: Curation) -> list[Score]:
     if key not in _BUILT:
         _BUILT[key] = build_scores(settings)
     return _BUILT[key]
-
-
-def _prepared(frame: Frame, need: int) -> Frame:
-    """In the decoder's thread: what is too large is dropped, and the detectors' small picture is made."""
-    held = frame.held(need)
-    held.bgr(SIDE)
-    return held
 
 
 def _chained(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
