@@ -112,7 +112,7 @@ def cut_windows(tagged: Iterable[Tagged], info: VideoInfo, split: ShotSplit, cli
                 continue
             held.append(frame)
             if len(held) == clip.frames:
-                yield _window(Clip(tuple(held), clip.fps, info))
+                yield _window(Clip(tuple(held), clip.fps, info), span.doubtful)
                 windows += 1
                 skip = max(0, clip.stride_frames - len(held))
                 del held[: clip.stride_frames]
@@ -131,6 +131,7 @@ class _Span:
         self.last: Frame | None = None
         self.count = self.black = 0
         self.transition = False
+        self.doubtful: set[int] = set()
 
     def usable(self, run: Iterable[Tagged]) -> Iterator[Frame]:
         longest = self.split.maximum_seconds
@@ -139,6 +140,8 @@ class _Span:
             self.last = tagged.frame
             self.count += 1
             self.transition = tagged.kind in ("blend", "black")
+            if tagged.doubt:
+                self.doubtful.add(tagged.frame.index)
             self.black += tagged.kind == "black"
             if tagged.kind == "shot" and (longest is None or tagged.frame.seconds - self.first.seconds < longest):
                 yield tagged.frame
@@ -149,10 +152,12 @@ class _Span:
         return Window(None, self.first.index, self.last.index + 1, self.first.seconds, self.last.seconds, reason, detail)
 
 
-def _window(clip: Clip) -> Window:
+def _window(clip: Clip, doubtful: set[int]) -> Window:
     last, reason, detail = clip.count - 1, "", ""
     if clip.corrupt:
         reason, detail = "corrupt", "the decoder concealed damage in it"
+    elif not doubtful.isdisjoint(range(clip.index(0), clip.index(last) + 1)):
+        reason, detail = "transition", "may hold a cross-fade"
     elif clip.pictures < LEAST_PICTURES * clip.count:
         reason, detail = "low_frame_rate", f"{clip.pictures} pictures for {clip.count} frames"
     return Window(clip, clip.index(0), clip.index(last) + 1, clip.seconds(0), clip.seconds(last) + 1 / clip.fps, reason, detail)

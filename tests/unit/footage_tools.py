@@ -22,7 +22,7 @@ CURATION = {
     "motion": {"short_side": 96, "gap_seconds": 0.0833, "minimum": 0.12, "maximum": 1.9},
     **{key: {"minimum": None, "maximum": None} for key in ("contrast", "shake", "freeze", "blockiness", "exposure")},
     "text": {"detector": "off"},
-    "duplicates": {"distance": 5},
+    "duplicates": {"distance": 6},
     "clip": {"frames": 17, "fps": 12, "short_side": 96, "stride_frames": 17},
 }
 

@@ -21,8 +21,12 @@ LEAST_CHANGE = 6.0
 """Levels, root mean square, that a cut changes."""
 STEP = 2.5
 """Beside a flat picture: a cut changes this many times what the frames next to it change."""
-SUDDEN, BARE = 3.0, 0.35
-"""A change this many times that of the frames beside it is a cut where so little of the picture has detail that nothing can be compared."""
+SUDDEN = 3.0
+"""A change this many times the mean of the frames beside it speaks for a cut."""
+BARE, BARE_SUDDEN = 0.35, 1.6
+"""Where so little of the picture has detail, nothing can be compared: a large change, this many times any beside it, is a cut."""
+LARGE, LARGE_ALIKE = 25.0, 0.75
+"""Levels of a change that, when sudden, needs less unlikeness to be a cut: from one take to another of the same place."""
 FLASH = 4
 """Frames of the longest flash."""
 LAG = FLASH + 1
@@ -66,9 +70,12 @@ class Cuts:
             return False
         if before.flat or after.flat:
             return size > STEP * max(beside.get(-1, 0.0), beside.get(1, 0.0))
-        if ratio > SUDDEN and min(before.detail, after.detail) < BARE:
+        step = size / (max(beside.values(), default=0.0) + 0.3)
+        if (ratio > SUDDEN or (step > BARE_SUDDEN and size > LARGE)) and min(before.detail, after.detail) < BARE:
             return True
         alike = structure(before, after)
+        if step > SUDDEN and size > LARGE and alike < LARGE_ALIKE:
+            return True
         return alike < 0.45 + 0.06 * min(3.0, ratio) or (ratio > SUDDEN and alike < 0.8 and colour(before, after) < 0.3)
 
     def _feed(self, view: View) -> None:

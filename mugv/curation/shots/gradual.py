@@ -45,6 +45,8 @@ STEEP = 0.4
 """Share of the largest steps of the mix with which a step still belongs to the transition."""
 FADE_RESIDUE, FADED = 0.25, 0.5
 """A fade: residue of the coarse pictures, and the contrast of one end in units of the other's."""
+DOUBT, DOUBT_MARGIN = 0.2, 0.05
+"""So far under the decision function's zero, and over the limits, a span is in doubt: no transition, but no clip either."""
 VOTES, SHARE = 2, 0.34
 """Votes that a run of frames needs, and the share of its best frame's votes with which a frame belongs to it."""
 CLEAR = 20.0
@@ -98,6 +100,7 @@ class Gradual:
         self.products = np.zeros((KEPT, KEPT))
         self.cameras: dict[int, np.ndarray | None] = {}
         self.votes: defaultdict[int, int] = defaultdict(int)
+        self.doubts: set[int] = set()
         self.waiting: list[Candidate | None] = []
         self._forget()
 
@@ -128,6 +131,7 @@ class Gradual:
         for number, span in enumerate(self.spans):
             self._judge(at - span - MOTION_GAP, number)
         self.votes.pop(at - 4 * REACH, None)
+        self.doubts.discard(at - 4 * REACH)
 
     def finish(self) -> None:
         """Spans whose far end has no frames after it."""
@@ -163,11 +167,13 @@ class Gradual:
     def _check(self, candidate: Candidate) -> None:
         bare = min(self.views[k].detail for k in (candidate.first, candidate.last)) < BARE
         votes = 1 if self._is_fade(candidate) else self._mixed(candidate, bare)
-        if not votes:
+        if votes is None:
             return
         first, end = _steep(candidate.shares)
         for k in range(candidate.first + first, candidate.first + end):
             self.votes[k] += votes
+            if not bare:
+                self.doubts.add(k)
 
     def _is_fade(self, candidate: Candidate) -> bool:
         """The whole picture loses or gains most of its contrast along a straight line; its structure stays what it was."""
@@ -188,23 +194,26 @@ class Gradual:
         residues = np.sqrt(np.maximum(from_first - shares**2 * square - noise, 0) / square)
         return shares, residues, math.sqrt(square / entries)
 
-    def _mixed(self, candidate: Candidate, bare: bool) -> int:
-        """Votes for a cross-fade: 0 when the middle is no mix of the ends or the ends are one scene."""
+    def _mixed(self, candidate: Candidate, bare: bool) -> int | None:
+        """Votes for a cross-fade: None when the middle is no mix of the ends or the ends are one scene, 0 in doubt."""
         first, last = candidate.first, candidate.last
         middle = (first + last) // 2
         a, m, b = self.views[first], self.views[middle], self.views[last]
         constant = CONSTANT + BY_COLOUR * colour(a, b)
         if a.flat or b.flat:
-            return int(candidate.rough < RESIDUE and constant + BY_RESIDUE * candidate.rough > 0)
+            return 1 if candidate.rough < RESIDUE and constant + BY_RESIDUE * candidate.rough > 0 else None
         ahead, behind = self._camera(first - MOTION_GAP), self._camera(last)
         steps_a, steps_b = (middle - first) / MOTION_GAP, (middle - last) / MOTION_GAP
         residue = _residue(_moved(a.half, ahead, steps_a), _moved(b.half, behind, steps_b), m.half)
-        if residue >= RESIDUE or constant + BY_RESIDUE * residue <= 0:
-            return 0
+        if residue >= RESIDUE + DOUBT_MARGIN or constant + BY_RESIDUE * residue <= -DOUBT:
+            return None
         likeness = warped_likeness(_moved(a.gray, ahead, steps_a)[0], _moved(b.gray, behind, steps_b)[0])
         if bare and residue < BARE_RESIDUE and likeness < BARE_LIKENESS:
             return VOTES
-        return int(likeness < LIKENESS and constant + BY_RESIDUE * residue + BY_LIKENESS * likeness > 0)
+        decision = constant + BY_RESIDUE * residue + BY_LIKENESS * likeness
+        if (bare and decision <= 0) or decision <= -DOUBT or likeness >= LIKENESS + DOUBT_MARGIN:
+            return None
+        return int(residue < RESIDUE and likeness < LIKENESS and decision > 0)
 
     def _camera(self, at: int) -> np.ndarray | None:
         """The camera's motion from frame `at` over the gap, measured once; None at the ends of the file."""

@@ -23,7 +23,9 @@ class Tagged:
     frame: Frame
     shot: int
     kind: Literal["shot", "edge", "blend", "black"]
-    """edge: in a shot, but within trim_frames of a boundary; blend and black: in a transition."""
+    """edge: in a shot, but within trim_frames of a boundary (of a transition, whose ends are soft, a little more); blend, black: in one."""
+    doubt: bool = False
+    """In what may be a cross-fade: not sure enough for a boundary, too likely for a clip."""
 
 
 def tag_frames(frames: Iterable[Frame], fps: float, split: ShotSplit) -> Iterator[Tagged]:
@@ -46,6 +48,7 @@ class _Marks:
     def __init__(self, split: ShotSplit, fps: float) -> None:
         self.split = split
         self.stride = max(1, round(fps / 30))
+        self.soft = split.trim_frames + (round(fps / 16) if split.trim_frames else 0)
         self.views: dict[int, View] = {}
         self.cuts = cuts.Cuts(split, self.views.__getitem__)
         self.gradual = gradual.Gradual(split.gradual_threshold, fps / self.stride)
@@ -54,7 +57,7 @@ class _Marks:
         self.flat: dict[int, str] = {}
         self.marks: dict[int, bool] = {}
         self.was_inside = False
-        self.delay = cuts.LAG + self.stride * (gradual.REACH + BRIDGE + 1) + split.trim_frames + gradual.SPANS[-1]
+        self.delay = cuts.LAG + self.stride * (gradual.REACH + BRIDGE + 1) + self.soft + gradual.SPANS[-1]
 
     def add(self, view: View) -> None:
         self.views[self.count] = view
@@ -92,9 +95,9 @@ class _Marks:
         if inside:
             return Tagged(frame, self.shot, "black" if self.flat[at] == "black" else "blend")
         near = any(self.starts.get(k, False) for k in range(at - trim + 1, at + trim + 1)) or any(
-            self._inside(k) for k in range(max(0, at - trim), min(self.count - 1, at + trim) + 1)
+            self._inside(k) for k in range(max(0, at - self.soft), min(self.count - 1, at + self.soft) + 1)
         )
-        return Tagged(frame, self.shot, "edge" if near else "shot")
+        return Tagged(frame, self.shot, "edge" if near else "shot", self._doubtful(at // self.stride))
 
     def _inside(self, at: int) -> bool:
         """In a transition, or in a short gap between two parts of one."""
@@ -119,14 +122,20 @@ class _Marks:
     def _voted(self, number: int) -> bool:
         """Voted for by a third as many spans as the best frame of the same run, which has votes enough: where long spans alone
         reach, a moving scene looks like the start of its mix."""
+        own = self.gradual.votes.get(number, 0)
+        best = self._best(number) if own else 0
+        return best >= gradual.VOTES and own >= gradual.SHARE * best
+
+    def _doubtful(self, number: int) -> bool:
+        return number in self.gradual.doubts and self._best(number) < gradual.VOTES
+
+    def _best(self, number: int) -> int:
+        """Most votes in the run of frames that this one belongs to."""
         votes = self.gradual.votes
-        own = votes.get(number, 0)
-        if not own:
-            return False
-        best = own
+        best = votes.get(number, 0)
         for way in (-1, 1):
             k = number
             while abs(k - number) <= gradual.SPANS[-1] and votes.get(k, 0):
                 best = max(best, votes[k])
                 k += way
-        return best >= gradual.VOTES and own >= gradual.SHARE * best
+        return best
