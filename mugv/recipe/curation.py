@@ -191,7 +191,7 @@ class Balance(Part):
 
 
 class Duplicates(Part):
-    distance: Annotated[float, Field(ge=0)] = 11.0
+    distance: Annotated[float, Field(ge=0)] = 15.0
     """Difference of two clips' small pictures, in percent of their contrast, up to which they are the same (mugv.curation.hashing)."""
     similarity: Fraction | None = None
     """Cosine of two clips' embeddings from which on they are the same; needs aesthetic.clip. Unset: hash alone."""
