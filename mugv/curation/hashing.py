@@ -5,7 +5,8 @@ frame up to 17, evenly thinned above. Two clips are compared at the shift in tim
 and contrast of one are brought near the other's, and what then remains is counted in percent of the clips' own contrast.
 Encoders, sizes and bit rates change means of cells by a level or two; another clip changes them by many.
 Measured: on the sample footage's flat shapes re-encoded shots are at most 4.7 apart and different shots at least 8.9 (530,965 pairs);
-on textured footage copies of another size, bit rate and frame rate that begin up to 6 frames later are at most 12.1 apart, different shots 20.
+on textured footage copies of another size, bit rate and frame rate that begin up to 6 frames later are at most 12.1 apart,
+different shots 20.
 
 For the search among many clips there are `codes`: 256 bits for each third of a clip, compared by Hamming distance.
 
