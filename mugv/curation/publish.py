@@ -28,7 +28,7 @@ from mugv.curation.report.card import card_text, make_card
 from mugv.curation.report.page import render_report
 from mugv.curation.report.strips import choose, read_strips
 from mugv.curation.rows import ClipRow, read_rows, write_rows
-from mugv.curation.shard import EMBEDDINGS, PART, write_tar
+from mugv.curation.shard import EMBEDDING_SCHEMA, EMBEDDINGS, PART, write_tar
 from mugv.errors import UserError
 from mugv.recipe.schema import Curation
 
@@ -124,5 +124,4 @@ def read_embeddings(folders: Sequence[Path]) -> dict[str, np.ndarray]:
 def _write_embeddings(path: Path, kept: Sequence[ClipRow], embeddings: Mapping[str, np.ndarray]) -> None:
     rows = [{"clip_id": row.clip_id, "embedding": embeddings[row.clip_id]} for row in kept if row.clip_id in embeddings]
     if rows:
-        schema = pa.schema([("clip_id", pa.string()), ("embedding", pa.list_(pa.float32()))])
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+        pq.write_table(pa.Table.from_pylist(rows, schema=EMBEDDING_SCHEMA), path)

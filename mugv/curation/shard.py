@@ -34,7 +34,7 @@ PART = "part.parquet"
 EMBEDDINGS = "embeddings.parquet"
 """Columns clip_id and embedding (list of float32)."""
 _ROWS, _METER, _WRITING, _SCRATCH = "rows.parquet", "meter.json", "writing", "fetch"
-_EMBEDDING = pa.schema([("clip_id", pa.string()), ("embedding", pa.list_(pa.float32()))])
+EMBEDDING_SCHEMA = pa.schema([("clip_id", pa.string()), ("embedding", pa.list_(pa.float32()))])
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _write_items(source: SourceFile, got: Path | Lost, settings: Curation, folde
         if item.embedding is not None:
             embeddings.append({"clip_id": name, "embedding": np.asarray(item.embedding, np.float32)})
     if embeddings:
-        pq.write_table(pa.Table.from_pylist(embeddings, schema=_EMBEDDING), folder / EMBEDDINGS)
+        pq.write_table(pa.Table.from_pylist(embeddings, schema=EMBEDDING_SCHEMA), folder / EMBEDDINGS)
     _thin_strips(rows, folder)
     return rows
 
@@ -145,7 +145,7 @@ def _members(homes: Iterable[Path], kind: str) -> Iterator[tuple[str, bytes]]:
 
 def _join_embeddings(files: list[Path], out: Path) -> None:
     if files:
-        with pq.ParquetWriter(out, _EMBEDDING) as writer:
+        with pq.ParquetWriter(out, EMBEDDING_SCHEMA) as writer:
             for file in files:
                 writer.write_table(pq.read_table(file))
 

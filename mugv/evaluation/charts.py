@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from mugv.figures import number
+
 WIDTH, HEIGHT = 460, 210
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26
 POINTS = 240
@@ -54,15 +56,6 @@ def interval_bar(value: float, low: float, high: float, bar: float | None, chanc
     if bar is not None:
         shapes.append(f'<line class="bar" x1="{100 * bar:.1f}" x2="{100 * bar:.1f}" y1="1" y2="15"/>')
     return f'<svg class="rate {"pass" if passed else "fail"}" viewBox="-4 0 108 16">{"".join(shapes)}</svg>'
-
-
-def number(value: float) -> str:
-    """Three significant digits, without an exponent where that stays short."""
-    if value == 0:
-        return "0"
-    if 1e-3 <= abs(value) < 1e5:
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return f"{value:.1e}"
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:

@@ -47,9 +47,9 @@ def _grouped(items: Iterable[T], batch: int) -> Iterator[_Group[T]]:
 
 
 def _ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+    """Runs `items`, which raises nothing: `_grouped` carries errors."""
     waiting: queue.Queue[T] = queue.Queue(depth)
     ended = object()
-    failed: list[BaseException] = []
     stop = threading.Event()
 
     def put(item: object) -> bool:
@@ -66,8 +66,6 @@ def _ahead(items: Iterable[T], depth: int) -> Iterator[T]:
             for item in items:
                 if not put(item):
                     return
-        except BaseException as error:
-            failed.append(error)
         finally:
             put(ended)
 
@@ -76,8 +74,6 @@ def _ahead(items: Iterable[T], depth: int) -> Iterator[T]:
     try:
         while (item := waiting.get()) is not ended:
             yield item
-        if failed:
-            raise failed[0]
     finally:
         stop.set()
         thread.join()

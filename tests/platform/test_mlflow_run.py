@@ -197,7 +197,7 @@ def test_second_run_is_refused_and_sigint_stops_the_stage_and_the_next_run_goes_
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=40)
     assert process.returncode == 130
-    assert err == "error: stopped; what is finished is kept, and the next `mugv run` goes on from the last checkpoint\n"
+    assert err == "error: stopped; what is finished is kept, and the next `mugv run` goes on from there\n"
     assert not Path(f"/proc/{pid}").exists()
     assert (place.statuses()["encode"], place.last().read()["status"]) == ("interrupted", "interrupted")
     assert place.run(*FAILING)[0] == 0

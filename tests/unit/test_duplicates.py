@@ -149,8 +149,8 @@ def test_near_embeddings_are_duplicates_only_where_the_recipe_says_so():
 
 def test_clips_of_several_lengths_are_compared():
     frames = scene(2, 33)
-    rows = [row("a", frames[:9]), row("b", stored(frames[:9])), row("c", frames)]
-    assert outcome(rows) == {"b": "a"}
+    rows = [row("a", frames[:9]), row("b", stored(frames[:9])), row("longer", frames), row("other", scene(3, 33))]
+    assert outcome(rows) == {"b": "a", "longer": "a"}
 
 
 def test_cells_find_what_the_exact_search_finds(monkeypatch):

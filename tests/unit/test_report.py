@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 from mugv.evaluation import report
-from mugv.evaluation.charts import interval_bar, line_chart, number
+from mugv.evaluation.charts import interval_bar, line_chart
 from mugv.evaluation.judge import Verdict
 from mugv.evaluation.report import Curve, Fact, GateDecision, Origin, ReportColumn, ReportData, Sheet, StageTime
 from mugv.evaluation.scores import score_table
+from mugv.figures import number
 from mugv.media.shapes import Combination
 
 ROOT = Path(__file__).parents[2]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mugv.figures import number
+
 WIDTH, HEIGHT = 460, 190
 LEFT, RIGHT, TOP, BOTTOM = 12, 12, 16, 24
 BINS = 46
@@ -74,15 +76,6 @@ def histogram(kept: np.ndarray, rejected: np.ndarray, minimum: float | None, max
     ground = f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>'
     marks = "".join(_tick(axis, value) for value in axis.ticks())
     return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{label}</title>{zones}{ground}{bars}{marks}</svg>'
-
-
-def number(value: float) -> str:
-    """Three significant digits, whole numbers in full from 1000 on."""
-    if value == 0:
-        return "0"
-    if 1e-3 <= abs(value) < 1e6:
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return f"{value:.1e}"
 
 
 def _x(share: float) -> float:

@@ -12,9 +12,10 @@ from typing import Any
 import jinja2
 
 from mugv.curation.explain import Explained, explain, judged, values_of
-from mugv.curation.report.histogram import histogram, number
+from mugv.curation.report.histogram import histogram
 from mugv.curation.rows import ClipRow
 from mugv.curation.rules import RULES
+from mugv.figures import number
 from mugv.recipe.schema import Curation
 
 UNITS = {

@@ -28,7 +28,6 @@ LONGEST_SECONDS, LEAST_LONGEST = 0.67, 8
 """Half spans longer than this are left out at low frame rates, unless they are this short in frames."""
 MOTION_GAP = 2
 """Frames over which the camera's motion at either end is measured."""
-LAG = MOTION_GAP
 REACH = 2 * SPANS[-1] + MOTION_GAP + SPANS[-1] // 3
 """Frames after one that may still mark it."""
 KEPT = 2 * SPANS[-1] + 2 * MOTION_GAP + SPANS[-1] // 3 + 1
@@ -190,8 +189,8 @@ class Gradual:
         square = max(dots[a, a] + dots[b, b] - 2 * dots[a, b], 1e-6)
         shares = (dots[slots, b] - dots[slots, a] - dots[a, b] + dots[a, a]) / square
         from_first = dots[slots, slots] + dots[a, a] - 2 * dots[slots, a]
-        noise = entries
-        residues = np.sqrt(np.maximum(from_first - shares**2 * square - noise, 0) / square)
+        # A level of noise an entry is no distance.
+        residues = np.sqrt(np.maximum(from_first - shares**2 * square - entries, 0) / square)
         return shares, residues, math.sqrt(square / entries)
 
     def _mixed(self, candidate: Candidate, bare: bool) -> int | None:

@@ -56,6 +56,7 @@ class _Marks:
         self.starts: dict[int, bool] = {}
         self.flat: dict[int, str] = {}
         self.marks: dict[int, bool] = {}
+        self.insides: dict[int, bool] = {}
         self.was_inside = False
         self.delay = cuts.LAG + self.stride * (gradual.REACH + BRIDGE + 1) + self.soft + gradual.SPANS[-1]
 
@@ -100,9 +101,13 @@ class _Marks:
         return Tagged(frame, self.shot, "edge" if near else "shot", self._doubtful(at // self.stride))
 
     def _inside(self, at: int) -> bool:
-        """In a transition, or in a short gap between two parts of one."""
-        if self._marked(at):
-            return True
+        """In a transition, or in a short gap between two parts of one. Decided once, as `_marked`."""
+        if at not in self.insides:
+            self.insides[at] = self._marked(at) or self._in_gap(at)
+            self.insides.pop(at - 4 * gradual.REACH, None)
+        return self.insides[at]
+
+    def _in_gap(self, at: int) -> bool:
         before = any(self._marked(k) for k in range(max(0, at - BRIDGE), at))
         return before and any(self._marked(k) for k in range(at + 1, min(self.count, at + BRIDGE + 1)))
 
