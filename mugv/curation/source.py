@@ -111,7 +111,7 @@ def _measured(reader: VideoReader, source: SourceFile, settings: Curation) -> It
     assert reader.info is not None
     split = shot_rule(source.name, settings)
     tagged = tag_frames(_chained(first, frames), reader.info.fps, split)
-    for window in read_ahead(cut_windows(tagged, reader.info, split, settings.clip), 1):
+    for window in cut_windows(tagged, reader.info, split, settings.clip):
         yield judge(window, source, settings, scores)
 
 

@@ -176,14 +176,16 @@ class _Clock:
     """Seconds since the first frame; frames that do not move forward in time are dropped (None)."""
 
     def __init__(self, stream: VideoStream) -> None:
-        self.base = stream.time_base
+        self.base = float(stream.time_base or 0)
         self.step = 1 / float(stream.average_rate or stream.guessed_rate or 25)
         self.start: float | None = None
         self.last = -1.0
 
     def seconds(self, picture: av.VideoFrame) -> float | None:
-        base = picture.time_base or self.base
-        now = float(picture.pts * base) if picture.pts is not None and base else max(0.0, self.last + self.step) + (self.start or 0.0)
+        if picture.pts is not None and self.base:
+            now = picture.pts * self.base
+        else:
+            now = max(0.0, self.last + self.step) + (self.start or 0.0)
         if self.start is None:
             self.start = now
         now = round(now - self.start, 6)

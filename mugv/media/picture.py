@@ -128,6 +128,13 @@ class Shape:
 
 
 @lru_cache(maxsize=8)
+def _planar_bits(name: str) -> int:
+    """Bits of a value in a pixel format whose planes are read as they are; 0 for others."""
+    found = _PLANAR.fullmatch(name)
+    return 0 if not found else int(found[2][:2]) if found[2] else 8
+
+
+@lru_cache(maxsize=8)
 def _shape(stored: tuple[int, int], turns: int, bits: int, full_range: bool, space: int) -> Shape:
     return Shape(stored, turns, bits, full_range, space)
 
@@ -165,14 +172,14 @@ class Decoded:
         return self._small
 
     def _planar(self) -> Picture | None:
-        found = _PLANAR.fullmatch(self.frame.format.name)
-        if not found or any(plane.line_size <= 0 for plane in self.frame.planes):
+        frame, name, planes = self.frame, self.frame.format.name, self.frame.planes
+        bits = _planar_bits(name)
+        if not bits or any(plane.line_size <= 0 for plane in planes):
             return None
-        bits = int(found[2][:2]) if found[2] else 8
-        full = self.frame.color_range == 2 or "j" in self.frame.format.name
-        shape = _shape(self.converter.stored_size(self.frame), self.turns, bits, full, int(self.frame.colorspace))
+        full = frame.color_range == 2 or "j" in name
+        shape = _shape(self.converter.stored_size(frame), self.turns, bits, full, int(frame.colorspace))
         kind = np.dtype(np.uint8 if bits == 8 else "<u2")
-        return Planes([_view(plane, kind) for plane in self.frame.planes], shape)
+        return Planes([_view(plane, kind) for plane in planes], shape)
 
     def _converted(self, short_side: int | None) -> Picture:
         height, width = self.converter.stored_size(self.frame)

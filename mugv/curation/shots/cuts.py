@@ -79,7 +79,7 @@ class Cuts:
         return alike < 0.45 + 0.06 * min(3.0, ratio) or (ratio > SUDDEN and alike < 0.8 and colour(before, after) < 0.3)
 
     def _feed(self, view: View) -> None:
-        found = self.detector.process_frame(FrameTimecode(self.fed, 25.0), view.bgr)
+        found = self.detector.process_frame(FrameTimecode(self.fed, 25.0), view.half)
         self.candidates.update(code.frame_num - WINDOW for code in found)
         self.fed += 1
 

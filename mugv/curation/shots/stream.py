@@ -58,6 +58,7 @@ class _Marks:
         self.marks: dict[int, bool] = {}
         self.insides: dict[int, bool] = {}
         self.was_inside = False
+        self.looked, self.last_inside = 0, -self.soft - 1
         self.delay = cuts.LAG + self.stride * (gradual.REACH + BRIDGE + 1) + self.soft + gradual.SPANS[-1]
 
     def add(self, view: View) -> None:
@@ -85,7 +86,7 @@ class _Marks:
 
     def tag(self, frame: Frame) -> Tagged:
         """Frames must come in order, `delay` frames after they were added (or at the end)."""
-        at, trim = self.tagged, self.split.trim_frames
+        at = self.tagged
         inside = self._inside(at)
         if at and (self.starts[at] or inside != self.was_inside):
             self.shot += 1
@@ -95,10 +96,16 @@ class _Marks:
         self.flat.pop(at - 4 * gradual.REACH, None)
         if inside:
             return Tagged(frame, self.shot, "black" if self.flat[at] == "black" else "blend")
-        near = any(self.starts.get(k, False) for k in range(at - trim + 1, at + trim + 1)) or any(
-            self._inside(k) for k in range(max(0, at - self.soft), min(self.count - 1, at + self.soft) + 1)
-        )
-        return Tagged(frame, self.shot, "edge" if near else "shot", self._doubtful(at // self.stride))
+        return Tagged(frame, self.shot, "edge" if self._near(at) else "shot", self._doubtful(at // self.stride))
+
+    def _near(self, at: int) -> bool:
+        """Within trim_frames of a start, or `soft` frames of a transition."""
+        trim = self.split.trim_frames
+        for k in range(self.looked, min(self.count, at + self.soft + 1)):
+            self.looked = k + 1
+            if self._inside(k):
+                self.last_inside = k
+        return at - self.soft <= self.last_inside or any(self.starts.get(k, False) for k in range(at - trim + 1, at + trim + 1))
 
     def _inside(self, at: int) -> bool:
         """In a transition, or in a short gap between two parts of one. Decided once, as `_marked`."""

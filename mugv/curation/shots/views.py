@@ -16,8 +16,6 @@ from mugv.media.decode import Frame
 
 SIDE = 54
 """Short side, pixels, of a view."""
-CELL = 4
-"""Side of a cell of the coarse picture, pixels of a view."""
 FLAT = 3.0
 """Standard deviation of luma, levels, under which a picture shows nothing."""
 BORDER = 20
@@ -52,15 +50,13 @@ class View:
 
     @cached_property
     def coarse(self) -> np.ndarray:
-        """float64 [cells * 3], around 0."""
-        size = (max(1, self.bgr.shape[1] // CELL), max(1, self.bgr.shape[0] // CELL))
-        return cv2.resize(self.bgr, size, interpolation=cv2.INTER_AREA).ravel().astype(np.float64) - 128
+        """A quarter of the view's size, float64 [h / 4 * w / 4 * 3], around 0."""
+        return _halved(self.half).ravel().astype(np.float64) - 128
 
     @cached_property
     def half(self) -> np.ndarray:
         """uint8 [h / 2, w / 2, 3]."""
-        height, width = self.bgr.shape[0] // 2, self.bgr.shape[1] // 2
-        return cv2.resize(self.bgr[: 2 * height, : 2 * width], (max(1, width), max(1, height)), interpolation=cv2.INTER_AREA)
+        return _halved(self.bgr)
 
     @cached_property
     def histogram(self) -> np.ndarray:
@@ -147,10 +143,16 @@ def _blocks(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.average(found, weights=weights)) if found else 0.0
 
 
+def _halved(picture: np.ndarray) -> np.ndarray:
+    """Means of 2 x 2 pixels; an odd last row or column is left out."""
+    height, width = max(1, picture.shape[0] // 2), max(1, picture.shape[1] // 2)
+    return cv2.resize(picture[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+
+
 def _lit(gray: np.ndarray) -> tuple[int, int]:
     """The rows, half open, between letterbox bars, without those that scaling mixed with a bar; all of them when all are black."""
     height = gray.shape[0]
-    rows = np.flatnonzero(cv2.reduce(gray, 1, cv2.REDUCE_MAX) > LETTERBOX)
+    rows = np.flatnonzero(gray.max(axis=1) > LETTERBOX)
     if rows.size < 8:
         return 0, height
     return int(rows[0]) + (2 if rows[0] else 0), int(rows[-1]) + 1 - (2 if rows[-1] < height - 1 else 0)
