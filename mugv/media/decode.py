@@ -182,10 +182,8 @@ class _Clock:
         self.last = -1.0
 
     def seconds(self, picture: av.VideoFrame) -> float | None:
-        if picture.pts is not None and self.base:
-            now = picture.pts * self.base
-        else:
-            now = max(0.0, self.last + self.step) + (self.start or 0.0)
+        told = picture.pts is not None and self.base
+        now = picture.pts * self.base if told else max(0.0, self.last + self.step) + (self.start or 0.0)
         if self.start is None:
             self.start = now
         now = round(now - self.start, 6)

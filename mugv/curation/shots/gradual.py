@@ -46,8 +46,8 @@ STEEP = 0.4
 FADE_RESIDUE, FADED = 0.25, 0.5
 """A fade: residue of the coarse pictures, and the contrast of one end in units of the other's."""
 LEAST_MIX, SAME_COLOURS = 10.0, 0.985
-"""A cross-fade is at least this strong, levels, and its scenes' colours correlate no more: of 6,600 spans on footage with known truth the 200
-of cross-fades had 12.6 and 0.96; four in five of the others end here, before any optical flow."""
+"""A cross-fade is at least this strong, levels, and its scenes' colours correlate no more. Of 6,600 spans on footage with known
+truth the 200 of cross-fades had 12.6 and 0.96; four in five of the others end here, before any optical flow."""
 DOUBT, DOUBT_MARGIN = 0.2, 0.05
 """So far under the decision function's zero, and over the limits, a span is in doubt: no transition, but no clip either."""
 VOTES, SHARE = 2, 0.34
