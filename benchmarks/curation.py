@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 
 from benchmarks import curation_cost
-from benchmarks.curation_accuracy import Figure, footage_settings, generated, motorcycle, real_videos, sintel
+from benchmarks.curation_accuracy import generated, motorcycle, sintel
+from benchmarks.curation_figures import Figure, footage_settings, real_videos
 
 PARTS = ("accuracy", "speed", "memory", "plan", "kill")
 SETS = (("a", 0, 130, 14, 2, 26), ("b", 1, 56, 6, 1, 22))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.curation_figures import ROOT, Figure
 from benchmarks.curation_truth import DEFECTS, Boundary, Score, boundaries, judge_boundaries, judge_clips, missing_clips, spanning
 from mugv.curation.merge import merge
 from mugv.curation.rows import ClipRow
@@ -18,43 +18,9 @@ from mugv.curation.source import curate_source
 from mugv.curation.sources_read import read_sources
 from mugv.curation.windows import shot_rule
 from mugv.media.decode import VideoReader
-from mugv.recipe import load_recipe
 from mugv.recipe.curation import Curation
 
-ROOT = Path(__file__).resolve().parents[1]
 CUTS = ROOT / "tests" / "data" / "sintel_trailer_cuts.json"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A measured number beside its bar."""
-
-    name: str
-    value: float
-    bar: float
-    at_least: bool = True
-    note: str = ""
-
-    @property
-    def holds(self) -> bool:
-        return self.value >= self.bar if self.at_least else self.value <= self.bar
-
-    def line(self) -> str:
-        sign, verdict = ("at least" if self.at_least else "at most"), ("ok" if self.holds else "FALLS SHORT")
-        return f"{self.name:52} {self.value:10.4g}   {sign} {self.bar:<8g} {verdict:12} {self.note}".rstrip()
-
-
-def footage_settings() -> Curation:
-    """The filters of configs/footage.yaml. Windows that do not overlap, so that every clip counts once; captions are not asked for."""
-    settings = load_recipe(ROOT / "configs" / "footage.yaml").curation
-    clip = settings.clip.model_copy(update={"stride_frames": settings.clip.frames})
-    return settings.model_copy(update={"clip": clip, "require_caption": False})
-
-
-def real_videos() -> Path | None:
-    """The folder of real footage: MUGV_REAL_VIDEOS, or ../shared/videos; None where there is none."""
-    folder = Path(os.environ.get("MUGV_REAL_VIDEOS") or ROOT.parent / "shared" / "videos")
-    return folder if folder.is_dir() else None
 
 
 @dataclass(frozen=True)

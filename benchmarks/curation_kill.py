@@ -18,10 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.curation_accuracy import Figure
+from benchmarks.curation_figures import ROOT, Figure
 from mugv.recipe import Recipe, load_recipe, recipe_from_json, recipe_to_json
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)

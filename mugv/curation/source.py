@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,14 +27,14 @@ from mugv.curation.shots import tag_frames
 from mugv.curation.sources import Caption, SourceFile
 from mugv.curation.windows import Clip, Window, cut_windows, shot_rule
 from mugv.media.ahead import read_ahead
-from mugv.media.decode import Frame, VideoReader
+from mugv.media.decode import VideoReader
 from mugv.media.encode import write_video
 from mugv.media.probe import NoVideoStreamError, UnreadableVideoError
 from mugv.media.resize import fit_short_side
 from mugv.recipe.curation import Curation
 
-AHEAD, BATCH = 24, 8
-"""Frames that the decoder may be ahead, and how many it hands over at a time."""
+AHEAD, AHEAD_LARGE = (24, 8), (6, 2)
+"""Frames that the decoder may be ahead, and how many it hands over at a time; fewer large ones, which take more memory."""
 SWITCH_SECONDS = 0.0005
 STRIP_FRAMES, STRIP_SIDE, STRIP_QUALITY = 6, 96, 80
 
@@ -100,17 +101,18 @@ def curate_source(source: SourceFile, path: Path, settings: Curation, meter: Met
 
 
 def _measured(reader: VideoReader, source: SourceFile, settings: Curation) -> Iterator[Measured]:
-    # Three threads hand frames on: with the usual 5 ms a thread back from the decoder waits longer for the lock than it worked.
+    # Two threads hand frames on: with the usual 5 ms one back from the decoder waits longer for the lock than it worked.
     sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
     scores = _scores(settings)
     need = max(pictures_needed(scores), settings.clip.short_side)
-    frames = read_ahead((frame.held(need) for frame in reader), AHEAD, BATCH)
-    first = next(frames, None)
+    decoded = iter(reader)
+    first = next(decoded, None)
     if first is None:
         return
     assert reader.info is not None
     split = shot_rule(source.name, settings)
-    tagged = tag_frames(_chained(first, frames), reader.info.fps, split)
+    frames = read_ahead(itertools.chain([first], decoded), *(AHEAD if reader.threads == 1 else AHEAD_LARGE))
+    tagged = tag_frames((frame.held(need) for frame in frames), reader.info.fps, split)
     for window in cut_windows(tagged, reader.info, split, settings.clip):
         yield judge(window, source, settings, scores)
 
@@ -203,8 +205,3 @@ def _scores(settings: Curation) -> list[Score]:
     if key not in _BUILT:
         _BUILT[key] = build_scores(settings)
     return _BUILT[key]
-
-
-def _chained(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
-    yield first
-    yield from rest

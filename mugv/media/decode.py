@@ -21,6 +21,8 @@ from mugv.media.resize import fit_short_side
 
 ONE_THREAD = 1024 * 576
 """Pixels up to which one decoder thread is used: what is made of the frames takes the other core."""
+LARGE_THREADS = 3
+"""For larger ones: on two cores as fast as two, and one of them can wait for what is made of the frames."""
 REORDERED = 4
 """Pictures by which the order of decoding may differ from that of showing."""
 
@@ -95,6 +97,8 @@ class VideoReader:
         self.source = source
         self.short_side = short_side
         self.info: VideoInfo | None = None
+        self.threads = 1
+        """Of the decoder; set when reading begins."""
         self.problem = ""
         """Empty, or one line: where decoding stopped and why."""
         self.busy_seconds = 0.0
@@ -109,9 +113,9 @@ class VideoReader:
         with open_container(self.source) as container:
             stream = video_stream(container)
             codec = stream.codec_context
-            large = codec.width * codec.height > ONE_THREAD
-            codec.thread_type = "AUTO" if large else "NONE"
-            codec.thread_count = 2 if large else 1
+            self.threads = LARGE_THREADS if codec.width * codec.height > ONE_THREAD else 1
+            codec.thread_type = "AUTO" if self.threads > 1 else "NONE"
+            codec.thread_count = self.threads
             yield from self._frames(container, stream)
 
     def _frames(self, container: InputContainer, stream: VideoStream) -> Iterator[Frame]:

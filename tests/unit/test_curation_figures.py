@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.curation_accuracy import footage_settings, generated
+from benchmarks.curation_accuracy import generated
 from benchmarks.curation_defects import decode
+from benchmarks.curation_figures import footage_settings
 from benchmarks.curation_footage import plan, write
 from benchmarks.curation_truth import Boundary, Score, boundaries, judge_boundaries, judge_clips, spanning
 from mugv.curation.rows import ClipRow

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.curation_accuracy import CUTS, footage_settings, motorcycle, real_videos, sintel
+from benchmarks.curation_accuracy import CUTS, motorcycle, sintel
+from benchmarks.curation_figures import footage_settings, real_videos
 
 pytestmark = pytest.mark.skipif(real_videos() is None, reason="no folder of real footage: set MUGV_REAL_VIDEOS")
 

@@ -3,8 +3,11 @@
 import cv2
 import numpy as np
 import pytest
+from scenedetect import FrameTimecode
+from scenedetect.detectors import AdaptiveDetector
 
 from mugv.curation.shots import tag_frames
+from mugv.curation.shots.cuts import ContentScore
 from mugv.curation.windows import cut_windows, shot_rule
 from mugv.media.decode import Frame
 from mugv.media.probe import VideoInfo
@@ -156,3 +159,13 @@ def test_a_clip_that_touches_damage_is_rejected():
     info = VideoInfo("raw", WIDTH, HEIGHT, 24, 60, 2.5, 0)
     windows = list(cut_windows(tag_frames(frames, 24, ShotSplit()), info, ShotSplit(), ClipFormat(frames=17, fps=24, stride_frames=17)))
     assert [w.reason for w in windows if w.clip] == ["", "corrupt", ""]
+
+
+def test_the_content_score_is_the_librarys():
+    rng = np.random.default_rng(0)
+    pictures = [cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (48, 27)) for _ in range(6)]
+    ours, theirs = ContentScore(1.3, 0, 2, 15), AdaptiveDetector(1.3, 0, 2, 15)
+    for k, picture in enumerate(pictures):
+        scores = [detector._calculate_frame_score(FrameTimecode(k, 25.0), picture) for detector in (ours, theirs)]
+        assert scores[0] == pytest.approx(scores[1]), k
+    assert scores[1] > 10

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
+import numpy as np
 from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 
@@ -33,12 +35,22 @@ LAG = FLASH + 1
 """Frames after one that must be known before it is decided."""
 
 
+class ContentScore(AdaptiveDetector):
+    """PySceneDetect's detector; its content score, the mean change of hue, saturation and value, is OpenCV's: a fifth of the time."""
+
+    _before: np.ndarray | None = None
+
+    def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: np.ndarray) -> float:
+        before, self._before = self._before, cv2.cvtColor(frame_img, cv2.COLOR_BGR2HSV)
+        return 0.0 if before is None else cv2.norm(before, self._before, cv2.NORM_L1) / before.size
+
+
 class Cuts:
     """Fed with views in order; `decided(at)` tells of frames that are LAG behind the newest."""
 
     def __init__(self, split: ShotSplit, view: Callable[[int], View]) -> None:
         """`view`: the view of a recent frame by its number."""
-        self.detector = AdaptiveDetector(RATIO, 0, WINDOW, split.content_threshold)
+        self.detector = ContentScore(RATIO, 0, WINDOW, split.content_threshold)
         self.view = view
         self.count = 0
         self.fed = 0
