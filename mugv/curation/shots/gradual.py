@@ -32,6 +32,8 @@ MOTION_GAP = 2
 REACH = 2 * SPANS[-1] + MOTION_GAP + SPANS[-1] // 3
 """Frames after one that may still mark it."""
 KEPT = 2 * SPANS[-1] + 2 * MOTION_GAP + SPANS[-1] // 3 + 1
+SPARSE = np.s_[3:-3:6, 3:-3:6]
+"""Pixels at which the camera's motion is read off the optical flow."""
 LEAST_CHANGE = 8.0
 """Levels, root mean square, between the ends."""
 MIDDLE, LARGEST_STEP, ROUGH = (0.15, 0.85), 0.55, 0.95
@@ -169,11 +171,11 @@ class Gradual:
         votes = 1 if self._is_fade(candidate) else self._mixed(candidate)
         if votes is None:
             return
-        first, end = _steep(shares)
-        for k in range(candidate.first + first, candidate.first + end):
+        start, end = (candidate.first + k for k in _steep(shares))
+        for k in range(start, end):
             self.votes[k] += votes
-            if not self._is_bare(candidate):
-                self.doubts.add(k)
+        if not self._is_bare(candidate):
+            self.doubts.update(range(start, end))
 
     def _is_bare(self, candidate: Candidate) -> bool:
         return min(self.views[k].detail for k in (candidate.first, candidate.last)) < BARE
@@ -246,7 +248,7 @@ def _steep(shares: np.ndarray) -> tuple[int, int]:
 
 def _camera(first: View, second: View) -> np.ndarray:
     """Affine motion between two views, pixels: [3, 2] for 1, x, y in units of the size from the centre; things that move count little."""
-    moves = flow_between(first.gray, second.gray)[_SPARSE].reshape(-1, 2)
+    moves = flow_between(first.gray, second.gray)[SPARSE].reshape(-1, 2)
     terms, inverse = _affine_terms(first.gray.shape)
     weights = 1 / (1 + (np.linalg.norm(moves - terms @ (inverse @ moves), axis=1) / 0.5) ** 4)
     weighted = terms.T * weights
@@ -254,13 +256,10 @@ def _camera(first: View, second: View) -> np.ndarray:
     return found
 
 
-_SPARSE = np.s_[3:-3:6, 3:-3:6]
-
-
 @lru_cache(maxsize=8)
 def _affine_terms(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """1, x and y of the sampled pixels, [n, 3], and the matrix [3, n] that fits them by least squares."""
-    x, y = (axis[_SPARSE].ravel() for axis in grid(*shape))
+    x, y = (axis[SPARSE].ravel() for axis in grid(*shape))
     terms = np.stack([np.ones(len(x)), x / shape[1] - 0.5, y / shape[0] - 0.5], axis=1)
     return terms, np.linalg.solve(terms.T @ terms + 1e-6 * np.eye(3), terms.T)
 
