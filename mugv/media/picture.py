@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from mugv.media.resize import fit_short_side
+from mugv.media.resize import fit_short_side, halved
 
 Box = tuple[int, int, int, int]
 SMALL_PICTURE = 640 * 480
@@ -236,9 +236,7 @@ def _halvings(have: int, need: int) -> int:
 def _level(levels: list[np.ndarray], steps: int) -> np.ndarray:
     """levels[0] halved `steps` times; levels in between are kept in the list."""
     while len(levels) <= steps:
-        last = levels[-1]
-        height, width = last.shape[0] // 2, last.shape[1] // 2
-        levels.append(cv2.resize(last[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA))
+        levels.append(halved(levels[-1]))
     return levels[steps]
 
 

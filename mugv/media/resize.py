@@ -1,4 +1,4 @@
-"""Sizes of pictures: the even size with a given short side, and cover-and-crop to an exact size."""
+"""Sizes of pictures: the even size with a given short side, cover-and-crop to an exact size, halving."""
 
 from __future__ import annotations
 
@@ -27,3 +27,9 @@ def resize_crop(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     top, left = (size[1] - height) // 2, (size[0] - width) // 2
     scaled = (cv2.resize(frame, size, interpolation=method) for frame in frames)
     return np.stack([frame[top : top + height, left : left + width] for frame in scaled])
+
+
+def halved(picture: np.ndarray) -> np.ndarray:
+    """Means of 2 x 2 pixels of [h, w] or [h, w, C]; an odd last row or column is left out, a side of one pixel stays."""
+    height, width = max(1, picture.shape[0] // 2), max(1, picture.shape[1] // 2)
+    return cv2.resize(picture[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)

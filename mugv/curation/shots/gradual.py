@@ -8,8 +8,8 @@ temporal 3-sigma test). It is then checked in three measures, all of 54-pixel vi
     likeness  of a' and b' after optical flow: a pan or a zoom has a' = b', a cross-fade has not
     colour    correlation of the histograms of a and b
 
-and counts as a vote when both limits hold and a linear decision function is passed (fitted by logistic regression on 18,000
-spans of moving photographs, film frames and noise textures). Two votes make a transition.
+and counts as a vote when both limits hold and a linear decision function is passed (fitted by logistic regression on
+spans of moving photographs, film frames and noise textures; that program was not kept). Two votes make a transition.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FADE_RESIDUE, FADED = 0.25, 0.5
 """A fade: residue of the coarse pictures, and the contrast of one end in units of the other's."""
 LEAST_MIX, SAME_COLOURS = 10.0, 0.985
 """A cross-fade is at least this strong, levels, and its scenes' colours correlate no more. Of 6,600 spans on footage with known
-truth the 200 of cross-fades had 12.6 and 0.96; four in five of the others end here, before any optical flow."""
+truth the 200 of cross-fades had 12.6 and 0.96 (a program not kept); four in five of the others end here, before any optical flow."""
 DOUBT, DOUBT_MARGIN = 0.2, 0.05
 """So far under the decision function's zero, and over the limits, a span is in doubt: no transition, but no clip either."""
 VOTES, SHARE = 2, 0.34

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from mugv.media.decode import Frame
+from mugv.media.resize import halved
 
 SIDE = 54
 """Short side, pixels, of a view."""
@@ -51,12 +52,12 @@ class View:
     @cached_property
     def coarse(self) -> np.ndarray:
         """A quarter of the view's size, float64 [h / 4 * w / 4 * 3], around 0."""
-        return _halved(self.half).ravel().astype(np.float64) - 128
+        return halved(self.half).ravel().astype(np.float64) - 128
 
     @cached_property
     def half(self) -> np.ndarray:
         """uint8 [h / 2, w / 2, 3]."""
-        return _halved(self.bgr)
+        return halved(self.bgr)
 
     @cached_property
     def histogram(self) -> np.ndarray:
@@ -141,12 +142,6 @@ def _blocks(first: np.ndarray, second: np.ndarray) -> float:
             found.append(min(1.0, float(cv2.matchTemplate(area, block, cv2.TM_CCOEFF_NORMED).max())))
             weights.append(min(spread, 20.0))
     return float(np.average(found, weights=weights)) if found else 0.0
-
-
-def _halved(picture: np.ndarray) -> np.ndarray:
-    """Means of 2 x 2 pixels; an odd last row or column is left out."""
-    height, width = max(1, picture.shape[0] // 2), max(1, picture.shape[1] // 2)
-    return cv2.resize(picture[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _lit(gray: np.ndarray) -> tuple[int, int]:
