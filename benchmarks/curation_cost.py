@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -165,14 +166,25 @@ def _curate_long(path: Path, recipe: str) -> dict[str, Any]:
     settings = load_recipe(ROOT / "configs" / f"{recipe}.yaml").curation
     begun, source = time.perf_counter(), _source(path)
     run = curate_source if recipe == "footage" else measure_source
+    peaks, done = [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            peaks.append(_resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     rows = sum(1 for _ in run(source, path, settings))
-    return {"rows": rows, "seconds": time.perf_counter() - begun, "peak": _peak()}
+    done.set()
+    watcher.join()
+    return {"rows": rows, "seconds": time.perf_counter() - begun, "peak": max(*peaks, _resident())}
 
 
-def _peak() -> int:
-    """VmHWM, bytes: this process's own highest resident set, not its parent's."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
+def _resident() -> int:
+    """Bytes of this process and its decoder's together; what they share counts once (Pss)."""
+    children = [name for task in Path("/proc/self/task").iterdir() for name in (task / "children").read_text().split()]
+    lines = [line for name in ["self", *children] for line in Path(f"/proc/{name}/smaps_rollup").read_text().splitlines()]
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def plan() -> list[Figure]:

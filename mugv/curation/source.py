@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,16 +25,13 @@ from mugv.curation.scores import Score, build_scores, embed, measure, pictures_n
 from mugv.curation.shots import tag_frames
 from mugv.curation.sources import Caption, SourceFile
 from mugv.curation.windows import Clip, Window, cut_windows, shot_rule
-from mugv.media.ahead import read_ahead
-from mugv.media.decode import VideoReader
+from mugv.media.decoder import ProcessReader
 from mugv.media.encode import write_video
+from mugv.media.picture import Want
 from mugv.media.probe import NoVideoStreamError, UnreadableVideoError
 from mugv.media.resize import fit_short_side
 from mugv.recipe.curation import Curation
 
-AHEAD, AHEAD_LARGE = (24, 8), (6, 2)
-"""Frames that the decoder may be ahead, and how many it hands over at a time; fewer large ones, which take more memory."""
-SWITCH_SECONDS = 0.0005
 STRIP_FRAMES, STRIP_SIDE, STRIP_QUALITY = 6, 96, 80
 
 
@@ -68,10 +64,11 @@ def measure_source(source: SourceFile, path: Path, settings: Curation, meter: Me
     if source.duplicate_of:
         yield Measured(whole_file(source, "duplicate", f"the same bytes as {source.duplicate_of}"), None)
         return
-    reader = VideoReader(path)
+    scores = _scores(settings)
+    reader = ProcessReader(path, [*pictures_needed(scores), Want(settings.clip.short_side)])
     held: Measured | None = None
     try:
-        for measured in _measured(reader, source, settings):
+        for measured in _measured(reader, source, settings, scores):
             if held:
                 yield held
             held = measured
@@ -100,19 +97,14 @@ def curate_source(source: SourceFile, path: Path, settings: Curation, meter: Met
             yield Item(row, strip=strip(clip), embedding=embed(clip, settings) if settings.score_only else None)
 
 
-def _measured(reader: VideoReader, source: SourceFile, settings: Curation) -> Iterator[Measured]:
-    # Two threads hand frames on: with the usual 5 ms one back from the decoder waits longer for the lock than it worked.
-    sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
-    scores = _scores(settings)
-    need = max(pictures_needed(scores), settings.clip.short_side)
-    decoded = iter(reader)
-    first = next(decoded, None)
+def _measured(reader: ProcessReader, source: SourceFile, settings: Curation, scores: Sequence[Score]) -> Iterator[Measured]:
+    frames = iter(reader)
+    first = next(frames, None)
     if first is None:
         return
     assert reader.info is not None
     split = shot_rule(source.name, settings)
-    frames = read_ahead(itertools.chain([first], decoded), *(AHEAD if reader.threads == 1 else AHEAD_LARGE))
-    tagged = tag_frames((frame.held(need) for frame in frames), reader.info.fps, split)
+    tagged = tag_frames(itertools.chain([first], frames), reader.info.fps, split)
     for window in cut_windows(tagged, reader.info, split, settings.clip):
         yield judge(window, source, settings, scores)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import av
 import numpy as np
@@ -19,9 +21,10 @@ from mugv.media.picture import Box, Converter, Decoded, Picture, Pixels
 from mugv.media.probe import Source, UnreadableVideoError, VideoInfo, describe, open_container, video_stream
 from mugv.media.resize import fit_short_side
 
+T = TypeVar("T")
 ONE_THREAD = 1024 * 576
 """Pixels up to which one decoder thread is used: what is made of the frames takes the other core."""
-LARGE_THREADS = 3
+LARGE_THREADS = 4
 """For larger ones: on two cores as fast as two, and one of them can wait for what is made of the frames."""
 REORDERED = 4
 """Pictures by which the order of decoding may differ from that of showing."""
@@ -30,7 +33,7 @@ REORDERED = 4
 class Frame:
     """One picture and when it is shown. Arrays are made on demand; small ones are kept."""
 
-    __slots__ = ("_cache", "_limit", "_picture", "corrupt", "index", "key", "seconds")
+    __slots__ = ("_cache", "_limit", "corrupt", "index", "key", "picture", "seconds")
 
     def __init__(
         self, index: int, seconds: float, picture: Picture, limit: int | None = None, key: bool = False, corrupt: bool = False
@@ -43,7 +46,7 @@ class Frame:
         """A key frame: decoding can begin here."""
         self.corrupt = corrupt
         """The decoder concealed damage here, or in a picture that this one is built on."""
-        self._picture = picture
+        self.picture = picture
         self._limit = limit
         self._cache: dict[tuple[str, int, Box | None], np.ndarray] = {}
 
@@ -55,7 +58,7 @@ class Frame:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the source, upright, pixels square."""
-        return self._picture.size
+        return self.picture.size
 
     def luma(self, short_side: int, box: Box | None = None) -> np.ndarray:
         """Brightness uint8 [h, w], full range, scaled down (never up) to the short side, sizes even; `box` in source pixels."""
@@ -67,12 +70,12 @@ class Frame:
 
     def rgb(self, short_side: int | None = None, box: Box | None = None) -> np.ndarray:
         """uint8 [h, w, 3] by the exact conversion of the source's colours; None: the reader's short side, else the whole size."""
-        return self._picture.rgb(*self._fit(short_side or self._limit, box), box)
+        return self.picture.rgb(*self._fit(short_side or self._limit, box), box)
 
     def held(self, short_side: int) -> Frame:
         """This frame without what is above twice the need: a 4K frame that waits in memory holds no 4K planes."""
-        picture = self._picture.held(short_side)
-        if picture is self._picture:
+        picture = self.picture.held(short_side)
+        if picture is self.picture:
             return self
         frame = Frame(self.index, self.seconds, picture, self._limit, self.key, self.corrupt)
         frame._cache = self._cache
@@ -81,12 +84,26 @@ class Frame:
     def _small(self, form: str, short_side: int, box: Box | None) -> np.ndarray:
         key = (form, short_side, box)
         if key not in self._cache:
-            self._cache[key] = getattr(self._picture, form)(*self._fit(short_side, box), box)
+            self._cache[key] = getattr(self.picture, form)(*self._fit(short_side, box), box)
         return self._cache[key]
 
     def _fit(self, short_side: int | None, box: Box | None) -> tuple[int, int]:
         height, width = self.size if box is None else (box[3], box[2])
         return (height, width) if short_side is None else fit_short_side(height, width, short_side)
+
+
+@dataclass(slots=True)
+class Shown(Generic[T]):
+    """What was kept of a picture, and of the picture what `Frame` has."""
+
+    kept: T | None
+    """None, and index -1, for a picture that does not move forward in time."""
+    index: int
+    seconds: float
+    key: bool
+    corrupt: bool
+    order: int
+    """Its place in the order of decoding."""
 
 
 class VideoReader:
@@ -109,26 +126,38 @@ class VideoReader:
         """When the last of them is shown."""
 
     def __iter__(self) -> Iterator[Frame]:
-        """Raises UnreadableVideoError (NoVideoStreamError) before the first frame; later errors end the iteration and set `problem`."""
+        """As `read`."""
+        for shown in self.read(lambda picture: picture):
+            assert shown.kept is not None
+            yield Frame(shown.index, shown.seconds, shown.kept, self.short_side, shown.key, shown.corrupt)
+
+    def read(self, keep: Callable[[Decoded], T]) -> Iterator[Shown[T]]:
+        """What `keep` makes of every picture, called as soon as it is decoded: what waits here is what was kept.
+
+        Raises UnreadableVideoError (NoVideoStreamError) before the first frame; later errors end the iteration and set `problem`.
+        """
         with open_container(self.source) as container:
             stream = video_stream(container)
             codec = stream.codec_context
             self.threads = LARGE_THREADS if codec.width * codec.height > ONE_THREAD else 1
             codec.thread_type = "AUTO" if self.threads > 1 else "NONE"
             codec.thread_count = self.threads
-            yield from self._frames(container, stream)
+            yield from (shown for shown in _judged(self._shown(container, stream, keep)) if shown.index >= 0)
 
-    def _frames(self, container: InputContainer, stream: VideoStream) -> Iterator[Frame]:
-        converter = Converter(stream.sample_aspect_ratio)
+    def _shown(self, container: InputContainer, stream: VideoStream, keep: Callable[[Decoded], T]) -> Iterator[Shown[T]]:
+        converter = Converter(stream.sample_aspect_ratio, stream.codec_context.name)
         clock = _Clock(stream)
-        for picture, corrupt in self._judged(self._pictures(container, stream)):
+        for number, picture in enumerate(self._pictures(container, stream)):
             if self.info is None:
                 self.info = describe(container, stream, picture)
+            order = picture.dts if picture.dts is not None else number
             seconds = clock.seconds(picture)
             if seconds is None:
+                yield Shown(None, -1, self.seconds, picture.key_frame, picture.is_corrupt, order)
                 continue
             self.count, self.seconds = self.count + 1, seconds
-            yield Frame(self.count - 1, seconds, Decoded(picture, converter), self.short_side, bool(picture.key_frame), corrupt)
+            kept = keep(Decoded(picture, converter))
+            yield Shown(kept, self.count - 1, seconds, picture.key_frame, picture.is_corrupt, order)
         if self.info is None:
             raise UnreadableVideoError(f"no frame can be decoded ({self.problem or 'the stream is empty'})")
         self.problem = self.problem or _missing(self.info, self.count, self.seconds)
@@ -147,33 +176,24 @@ class VideoReader:
         except (av.error.FFmpegError, OSError) as error:
             self.problem = getattr(error, "strerror", None) or str(error)
 
-    def _judged(self, pictures: Iterable[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, bool]]:
-        """Each picture and whether damage shows in it: from one that the decoder had to conceal to the next key frame, in the
-        order of decoding. Pictures wait a little, since one that is shown before the damaged one may be built on it."""
-        waiting: deque[tuple[av.VideoFrame, int]] = deque()
-        damaged: set[int] = set()
-        since: int | None = None
-        for number, picture in enumerate(pictures):
-            order = picture.dts if picture.dts is not None else number
-            if picture.is_corrupt:
-                since = order if since is None else min(since, order)
-                damaged.update(id(shown) for shown, when in waiting if when > order)
-            elif since is not None and picture.key_frame and order > since:
-                since = None
-            if since is not None and order >= since:
-                damaged.add(id(picture))
-            waiting.append((picture, order))
-            if len(waiting) > REORDERED:
-                yield _taken(waiting, damaged)
-        while waiting:
-            yield _taken(waiting, damaged)
 
-
-def _taken(waiting: deque[tuple[av.VideoFrame, int]], damaged: set[int]) -> tuple[av.VideoFrame, bool]:
-    picture, _ = waiting.popleft()
-    corrupt = id(picture) in damaged
-    damaged.discard(id(picture))
-    return picture, corrupt
+def _judged(pictures: Iterable[Shown[T]]) -> Iterator[Shown[T]]:
+    """Marks those in which damage shows: from one that the decoder had to conceal to the next key frame, in the order of
+    decoding. Pictures wait a little, since one that is shown before the damaged one may be built on it."""
+    waiting: deque[Shown[T]] = deque()
+    since: int | None = None
+    for picture in pictures:
+        if picture.corrupt:
+            since = picture.order if since is None else min(since, picture.order)
+            for shown in waiting:
+                shown.corrupt = shown.corrupt or shown.order > picture.order
+        elif since is not None and picture.key and picture.order > since:
+            since = None
+        picture.corrupt = since is not None and picture.order >= since
+        waiting.append(picture)
+        if len(waiting) > REORDERED:
+            yield waiting.popleft()
+    yield from waiting
 
 
 class _Clock:

@@ -8,11 +8,14 @@ chroma) are converted to RGB once and shrunk from there. Boxes are (left, top, w
 
 from __future__ import annotations
 
+import math
 import re
 import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import av
 import cv2
@@ -25,6 +28,8 @@ Box = tuple[int, int, int, int]
 SMALL_PICTURE = 640 * 480
 """Pixels up to which a picture is converted whole, with full chroma resolution, before it is scaled."""
 _PLANAR = re.compile(r"yuvj?4(20|22|44)p(10le|12le)?")
+LEFT_CHROMA = {"h264": re.compile("4(20|22)"), "hevc": re.compile("420"), "mpeg2video": re.compile("420"), "mpeg4": re.compile("420")}
+"""Pixel formats whose chroma samples the codec has at the left edge of their pixels, as a rule; elsewhere between them."""
 _WEIGHTS = {1: (0.2126, 0.0722), 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 """Colour space of libav -> weights of red and blue in the luma; BT.601 where the file does not say, as swscale has it."""
 
@@ -85,7 +90,7 @@ class Planes:
 
     def held(self, short_side: int) -> Picture:
         steps = _halvings(min(self.size), short_side)
-        return Planes([_level(levels, steps).copy() if not steps else _level(levels, steps) for levels in self.levels], self.shape)
+        return Planes([halved(levels[0], steps) if steps else levels[0].copy() for levels in self.levels], self.shape)
 
     def _scaled(self, plane: int, height: int, width: int, box: Box | None) -> np.ndarray:
         if self.shape.turns % 2:
@@ -98,6 +103,7 @@ class Shape:
     """How stored planes become an upright picture in full-range colours: size, turns, bit depth, colour matrix."""
 
     def __init__(self, stored: tuple[int, int], turns: int, bits: int, full_range: bool, space: int) -> None:
+        self.made_of = (stored, turns, bits, full_range, space)
         self.stored, self.turns, self.full_range = stored, turns, full_range
         self.upright = stored if turns % 2 == 0 else (stored[1], stored[0])
         self.unit = 2.0 ** (8 - bits)
@@ -150,10 +156,10 @@ class Decoded:
         self._small: Picture | None = None
 
     def luma(self, height: int, width: int, box: Box | None) -> np.ndarray:
-        return self._planes().luma(height, width, box)
+        return self.planes().luma(height, width, box)
 
     def bgr(self, height: int, width: int, box: Box | None) -> np.ndarray:
-        return self._planes().bgr(height, width, box)
+        return self.planes().bgr(height, width, box)
 
     def rgb(self, height: int, width: int, box: Box | None) -> np.ndarray:
         """By swscale, with the colour matrix and range of the source; a box is cut from the whole picture."""
@@ -164,9 +170,9 @@ class Decoded:
     def held(self, short_side: int) -> Picture:
         if _halvings(min(self.size), short_side) == 0:
             return self
-        return self._planes(short_side).held(short_side)
+        return self.planes(short_side).held(short_side)
 
-    def _planes(self, short_side: int | None = None) -> Picture:
+    def planes(self, short_side: int | None = None) -> Picture:
         if self._small is None:
             self._small = self._planar() or self._converted(short_side)
         return self._small
@@ -188,22 +194,129 @@ class Decoded:
         return Pixels(self.converter(self.frame, height, width), self.size)
 
 
+class Copied:
+    """Planes of a decoded picture that were copied whole: exact RGB is made from them as from the decoder's own."""
+
+    def __init__(self, planes: list[np.ndarray], layout: Layout, converter: Converter) -> None:
+        assert layout.colours is not None
+        self.planes, self.layout, self.converter = Planes(planes, _shape(*layout.colours)), layout, converter
+        self.size = self.planes.size
+
+    def luma(self, height: int, width: int, box: Box | None) -> np.ndarray:
+        return self.planes.luma(height, width, box)
+
+    def bgr(self, height: int, width: int, box: Box | None) -> np.ndarray:
+        return self.planes.bgr(height, width, box)
+
+    def rgb(self, height: int, width: int, box: Box | None) -> np.ndarray:
+        assert self.layout.frame is not None
+        name, rows, columns, space, colour_range = self.layout.frame
+        frame = av.VideoFrame(columns, rows, name)
+        frame.colorspace, frame.color_range = space, colour_range
+        for plane, (copy, *_) in zip(frame.planes, self.planes.levels, strict=True):
+            _view(plane, copy.dtype)[:] = copy
+        return Decoded(self.converter.placed(frame), self.converter).rgb(height, width, box)
+
+    def held(self, short_side: int) -> Picture:
+        return self.planes.held(short_side) if _halvings(min(self.size), short_side) else self
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a picture's bytes mean."""
+
+    parts: tuple[tuple[int, ...], ...]
+    """Shape of each array, one after the other."""
+    kind: str
+    """Of their values, as NumPy writes it."""
+    size: tuple[int, int]
+    """Of the source, upright."""
+    colours: Any = None
+    """Of planes, what `_shape` takes; None for RGB."""
+    frame: tuple[str, int, int, int, int] | None = None
+    """Of whole planes: pixel format, rows, columns, colour space and range."""
+    ratio: Fraction | None = None
+    """Width of a pixel over its height; None for square ones."""
+    codec: str = ""
+
+
+class Want(NamedTuple):
+    """A use of a picture at this short side, for sources whose own is at most `largest` (None: any)."""
+
+    short_side: int
+    largest: int | None = None
+
+
+def packed(picture: Decoded, wants: Iterable[Want]) -> tuple[list[np.ndarray], Layout]:
+    """The arrays that hold a picture for these uses, halved when that is enough, and their layout."""
+    own = min(picture.size)
+    short_side = max((want.short_side for want in wants if want.largest is None or own <= want.largest), default=1)
+    frame, whole = picture.frame, not _halvings(own, short_side)
+    made = picture.planes() if whole else picture.held(short_side)
+    if isinstance(made, Pixels):
+        return [made.array], Layout((made.array.shape,), "|u1", made.size)
+    assert isinstance(made, Planes)
+    planes = [levels[0] for levels in made.levels]
+    exact = (frame.format.name, frame.height, frame.width, int(frame.colorspace), int(frame.color_range)) if whole else None
+    shapes = tuple(plane.shape for plane in planes)
+    return planes, _layout(
+        shapes, planes[0].dtype.str, made.size, made.shape.made_of, exact, picture.converter.ratio, picture.converter.codec
+    )
+
+
+_layout = lru_cache(maxsize=8)(Layout)
+"""One object for pictures alike: it is pickled once a message."""
+
+
+def unpacked(data: np.ndarray, layout: Layout, converters: dict[Layout, Converter]) -> Picture:
+    """The picture in bytes [n] that `packed` gave; `converters` keeps what later pictures of the same layout use again."""
+    arrays, at = [], 0
+    for shape in layout.parts:
+        size = math.prod(shape) * np.dtype(layout.kind).itemsize
+        arrays.append(data[at : at + size].view(layout.kind).reshape(shape))
+        at += size
+    if layout.colours is None:
+        return Pixels(arrays[0], layout.size)
+    if layout.frame is None:
+        return Planes(arrays, _shape(*layout.colours))
+    if layout not in converters:
+        converters[layout] = Converter(layout.ratio, layout.codec, layout.colours[1])
+    return Copied(arrays, layout, converters[layout])
+
+
 class Converter:
     """Decoded pictures of one stream to upright RGB by swscale; scalers are kept from picture to picture. Used by several threads."""
 
-    def __init__(self, ratio: Fraction | None) -> None:
-        """`ratio`: width of a pixel over its height; None for square ones."""
+    def __init__(self, ratio: Fraction | None, codec: str, turns: int | None = None) -> None:
+        """`ratio`: width of a pixel over its height, None for square ones. `turns`: quarters; None: as each frame tells."""
+        self.codec, self.told_turns = codec, turns
+        self.placer: av.filter.Graph | None = None
         self.ratio = ratio if ratio and ratio != 1 else None
         self.scalers: dict[tuple[int, int], VideoReformatter] = {}
         self.lock = threading.Lock()
 
     def turns(self, frame: av.VideoFrame) -> int:
         """Quarters, counterclockwise, that make the picture upright."""
-        return int(frame.rotation) % 360 // 90
+        return int(frame.rotation) % 360 // 90 if self.told_turns is None else self.told_turns
 
     def stored_size(self, frame: av.VideoFrame) -> tuple[int, int]:
         """Height and width before rotation, with pixels made square."""
         return frame.height, frame.width if self.ratio is None else max(1, round(frame.width * self.ratio))
+
+    def placed(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """A frame that was put together here, with its chroma samples where the codec has them; PyAV sets that by a filter only."""
+        left = LEFT_CHROMA.get(self.codec)
+        if left is None or not left.search(frame.format.name):
+            return frame
+        if self.placer is None:
+            self.placer = av.filter.Graph()
+            source = self.placer.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1))
+            self.placer.link_nodes(source, self.placer.add("setparams", "chroma_location=left"), self.placer.add("buffersink")).configure()
+        frame.pts = 0
+        self.placer.push(frame)
+        placed = self.placer.pull()
+        assert isinstance(placed, av.VideoFrame)
+        return placed
 
     def __call__(self, frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
         """uint8 RGB of this size before rotation, then turned upright; what is transparent becomes black."""

@@ -186,7 +186,13 @@ def test_every_score_declares_the_largest_picture_that_it_reads():
         Watched.asked = 0
         score(clip)
         assert Watched.asked <= score.input.short_side, score.name
-    assert pictures_needed(list(SCORES.values())) == max(s.input.short_side for s in SCORES.values())
+    assert set(pictures_needed(list(SCORES.values()))) == {(s.input.short_side, s.input.largest) for s in SCORES.values()}
+
+
+def test_blockiness_asks_no_decoder_to_keep_a_4k_frame_whole():
+    info = VideoInfo("raw", 3840, 2160, 12.0, 3, 0.25, 0)
+    assert SCORES["blockiness"](ArrayClip(pan(3).pictures, info=info)) is None
+    assert SCORES["blockiness"].input.largest == SCORES["blockiness"].input.short_side
 
 
 @pytest.mark.parametrize("shape", [(1, 360, 640), (2, 16, 16), (3, 2, 40), (9, 400, 16), (3, 120, 120)])

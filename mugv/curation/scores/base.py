@@ -63,6 +63,8 @@ class Input:
     """Pixels; smaller pictures are not scaled up."""
     frames: int | Literal["all", "pairs"] = 0
     """How many, evenly spaced; all of them; or the pairs of optical flow."""
+    largest: int | None = None
+    """Short side of the largest source that the score reads; None: any."""
 
 
 class Score(Protocol):

@@ -19,10 +19,10 @@ class Blockiness:
     """Mean step between neighbouring pixels on the 8x8 grid over the mean step elsewhere: 1 without blocks. None above 1080 lines."""
 
     name = "blockiness"
-    input = Input("luma", SIDE, FRAMES)
+    input = Input("luma", SIDE, FRAMES, SIDE)
 
     def __call__(self, clip: Clip) -> float | None:
-        if min(clip.size) > SIDE:
+        if min(clip.info.height, clip.info.width) > SIDE:
             return None
         return float(np.mean([blockiness(clip.luma(k, SIDE)) for k in spread(clip.count, FRAMES)]))
 

@@ -14,6 +14,7 @@ from mugv.curation.scores.motion import Motion, Pairs, SpeedChange
 from mugv.curation.scores.sharpness import Sharpness
 from mugv.curation.scores.steadiness import Freeze, Shake
 from mugv.curation.scores.text import text_of
+from mugv.media.picture import Want
 from mugv.recipe.curation import Curation
 
 
@@ -44,6 +45,6 @@ def measure(clip: Clip, scores: Sequence[Score], settings: Curation) -> tuple[Cl
     return clip, box, values
 
 
-def pictures_needed(scores: Sequence[Score]) -> int:
-    """The largest short side that any of the scores reads: what the decoder must keep of a frame."""
-    return max((score.input.short_side for score in scores), default=0)
+def pictures_needed(scores: Sequence[Score]) -> list[Want]:
+    """The short sides that the scores read: what the decoder must keep of a frame."""
+    return [Want(score.input.short_side, score.input.largest) for score in scores]

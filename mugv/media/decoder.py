@@ -1,0 +1,238 @@
+"""Decoding in a process of its own: the same frames as `decode.VideoReader` gives, over shared memory, some of them ahead.
+
+Python threads of one process wait for each other's interpreter lock at every small call (0.2 ms a frame were lost so); two
+processes do not. And a file on which the decoder crashes costs that file, not the run.
+
+    this process                                     the decoder's
+    ("read", path, wants, slots read)          ->
+                                               <-    ("frames", [(slot, layout, index, seconds, key, corrupt), ...], info)
+    ("more", slots read) for each group        ->
+                                               <-    ("end", what `VideoReader` knows then, error)
+    "stop" at any time; "end" follows          ->
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from mugv.media.decode import Frame, VideoReader
+from mugv.media.picture import Converter, Decoded, Layout, Want, packed, unpacked
+from mugv.media.probe import NoVideoStreamError, UnreadableVideoError, VideoInfo
+from mugv.media.slots import Reader, Slot, Writer, shared_file
+
+AHEAD_BYTES, AHEAD = 48 * 2**20, 64
+"""What the decoder may be ahead: so much memory, so many frames."""
+TOGETHER, TOGETHER_LARGE = 8, 2
+"""Frames that it hands over at a time; fewer of those that take long to decode."""
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX"), "1"),
+    "MALLOC_TRIM_THRESHOLD_": str(2**29),
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+}
+"""Of the decoder's process. Memory of one file's pictures is kept for the next: fresh pages cost a short 4K clip 5 % of its time."""
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+"""Ends of the decoder's process that the file is to blame for."""
+_ERRORS: dict[str, type[UnreadableVideoError]] = {"no video": NoVideoStreamError, "unreadable": UnreadableVideoError}
+
+
+class ProcessReader:
+    """Iterates over the frames of a file, once. Attributes as `VideoReader`'s; all but `info` are set when the last frame was given."""
+
+    def __init__(self, path: Path, wants: Sequence[Want]) -> None:
+        """`wants`: the uses of the frames; of larger ones halves are kept."""
+        self.path, self.wants = path, wants
+        self.info: VideoInfo | None = None
+        self.problem = ""
+        self.busy_seconds = self.seconds = 0.0
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Raises UnreadableVideoError (NoVideoStreamError) before the first frame; later errors end the iteration and set `problem`."""
+        process = _idle.pop() if _idle else _Process()
+        try:
+            process.send(("read", str(self.path), self.wants, process.slots.take_freed()))
+            while (message := process.receive())[0] == "frames":
+                self.info = message[2]
+                while process.group:
+                    frame = process.next_frame()
+                    self.count, self.seconds = self.count + 1, frame.seconds
+                    yield frame
+                process.send(("more", process.slots.take_freed()))
+            vars(self).update(message[1])
+            if message[2]:
+                kind, text = message[2]
+                raise _ERRORS[kind](text)
+        except _CrashError as crash:
+            self.problem = str(crash)
+            if not self.count:
+                raise UnreadableVideoError(self.problem) from None
+        finally:
+            process.leave()
+
+
+class _CrashError(Exception):
+    """The decoder's process died of the file."""
+
+
+class _Process:
+    """One running decoder; reads one file after the other."""
+
+    def __init__(self) -> None:
+        file = shared_file()
+        ours, theirs = socket.socketpair()
+        code = f"from mugv.media.decoder import serve; serve({theirs.fileno()}, {file})"
+        paths = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
+        environment = os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(paths)}
+        command = [sys.executable, "-c", code]
+        self.child = subprocess.Popen(command, pass_fds=(theirs.fileno(), file), stdin=subprocess.DEVNULL, env=environment)
+        theirs.close()
+        self.pipe = Connection(ours.detach())
+        self.slots = Reader(file)
+        self.converters: dict[Layout, Converter] = {}
+        self.group: deque[Any] = deque()
+        """Frames that have come and were not asked for yet."""
+        self.busy = False
+
+    def send(self, message: Any) -> None:
+        """Not when the process is gone: `receive` tells."""
+        self.busy = True
+        try:
+            self.pipe.send(message)
+        except OSError:
+            return
+
+    def receive(self) -> Any:
+        """The next message. Raises _CrashError when the file is why there is none, RuntimeError when something else is."""
+        try:
+            message = self.pipe.recv()
+        except (EOFError, OSError):
+            code = self.child.wait()
+            self.close()
+            if -code in CRASHES:
+                raise _CrashError(f"the decoder crashed ({signal.Signals(-code).name})") from None
+            said = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise RuntimeError(f"the decoder's process ended ({said})") from None
+        if message[0] == "frames":
+            self.group.extend(message[1])
+        self.busy = message[0] != "end"
+        return message
+
+    def next_frame(self) -> Frame:
+        slot, layout, index, seconds, key, corrupt = self.group.popleft()
+        return Frame(index, seconds, unpacked(self.slots.read(slot), layout, self.converters), None, key, corrupt)
+
+    def leave(self) -> None:
+        """Ready for another file; what is left of this one is passed over."""
+        if self.busy and not self.pipe.closed:
+            self.send("stop")
+        with suppress(_CrashError, RuntimeError):
+            while self.busy and not self.pipe.closed:
+                self.receive()
+        self.slots.freed.extend(slot for slot, *_ in self.group)
+        self.group.clear()
+        if not self.pipe.closed:
+            _idle.append(self)
+
+    def close(self) -> None:
+        """End the process and wait for it; it has nothing to lose."""
+        self.child.kill()
+        self.child.wait()
+        self.pipe.close()
+        os.close(self.slots.file)
+
+
+_idle: list[_Process] = []
+
+
+def start_decoder() -> None:
+    """Start the process now, so that it is ready when the first file is read."""
+    if not _idle:
+        _idle.append(_Process())
+
+
+@atexit.register
+def _close_all() -> None:
+    while _idle:
+        _idle.pop().close()
+
+
+def serve(pipe: int, file: int) -> None:
+    """The decoder's process: reads files as it is told until the other side goes away."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _Server(Connection(pipe), Writer(file)).run()
+    except (EOFError, OSError):
+        return
+
+
+class _Server:
+    def __init__(self, pipe: Connection[Any, Any], slots: Writer) -> None:
+        self.pipe, self.slots = pipe, slots
+        self.unsent: set[Slot] = set()
+
+    def run(self) -> None:
+        while True:
+            message = self.pipe.recv()
+            if message[0] == "read":
+                self.slots.take_back(message[3])
+                self._read(message[1], message[2])
+            elif message[0] == "more":
+                self.slots.take_back(message[1])
+
+    def _read(self, path: str, wants: Sequence[Want]) -> None:
+        reader, error = VideoReader(path), None
+        try:
+            self._send_frames(reader, wants)
+        except NoVideoStreamError as problem:
+            error = ("no video", str(problem))
+        except UnreadableVideoError as problem:
+            error = ("unreadable", str(problem))
+        self.slots.take_back(self.unsent)
+        self.unsent.clear()
+        known = {name: getattr(reader, name) for name in ("info", "problem", "busy_seconds", "count", "seconds")}
+        self.pipe.send(("end", known, error))
+
+    def _send_frames(self, reader: VideoReader, wants: Sequence[Want]) -> None:
+        group: list[Any] = []
+        waiting = 0
+        for shown in reader.read(lambda picture: self._keep(picture, wants)):
+            assert shown.kept is not None
+            slot, layout = shown.kept
+            group.append((slot, layout, shown.index, shown.seconds, shown.key, shown.corrupt))
+            if len(group) < (TOGETHER if reader.threads == 1 else TOGETHER_LARGE):
+                continue
+            self._send(group, reader)
+            waiting += len(group)
+            group = []
+            while self.pipe.poll(None if waiting >= min(AHEAD, AHEAD_BYTES // slot.size) else 0):
+                message = self.pipe.recv()
+                if message == "stop":
+                    return
+                self.slots.take_back(message[1])
+                waiting -= TOGETHER if reader.threads == 1 else TOGETHER_LARGE
+        if group:
+            self._send(group, reader)
+
+    def _send(self, group: list[Any], reader: VideoReader) -> None:
+        self.pipe.send(("frames", group, reader.info))
+        self.unsent.difference_update(item[0] for item in group)
+
+    def _keep(self, picture: Decoded, wants: Sequence[Want]) -> tuple[Slot, Layout]:
+        parts, layout = packed(picture, wants)
+        slot = self.slots.write(parts)
+        self.unsent.add(slot)
+        return slot, layout
