@@ -36,7 +36,7 @@ def shared_file() -> int:
 
 
 class Writer:
-    """Slots of one size at a time: files of one kind follow each other, and a picture of a new size lets the old ones go."""
+    """Slots of one size, that of the largest picture so far: a larger one lets them go. Memory that was used is used again."""
 
     def __init__(self, file: int) -> None:
         self.file, self.end, self.size = file, 0, 0
@@ -47,13 +47,12 @@ class Writer:
     def write(self, parts: list[np.ndarray]) -> Slot:
         """A slot that holds the bytes of the arrays, one after the other."""
         size = sum(part.nbytes for part in parts)
-        size += -size % mmap.ALLOCATIONGRANULARITY
-        if size != self.size:
-            self._resize(size)
+        if size > self.size:
+            self._resize(size + -size % mmap.ALLOCATIONGRANULARITY)
         if not self.free:
             self._grow()
         slot = self.free.pop()
-        memory, at = self.maps[slot.start], slot.place * size
+        memory, at = self.maps[slot.start], slot.place * slot.size
         for part in parts:
             np.copyto(np.frombuffer(memory, part.dtype, part.size, at).reshape(part.shape), part)
             at += part.nbytes

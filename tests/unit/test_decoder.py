@@ -191,7 +191,7 @@ def test_the_process_ends_with_the_one_that_started_it():
         time.sleep(0.05)
 
 
-def test_pictures_of_a_new_size_let_the_memory_of_the_old_ones_go():
+def test_larger_pictures_let_the_memory_of_the_old_ones_go():
     file = shared_file()
     writer, reader = Writer(file), Reader(file)
     small, large = np.arange(5000, dtype=np.uint8), np.arange(50000, dtype=np.uint16)
