@@ -72,15 +72,6 @@ class Frame:
         """uint8 [h, w, 3] by the exact conversion of the source's colours; None: the reader's short side, else the whole size."""
         return self.picture.rgb(*self._fit(short_side or self._limit, box), box)
 
-    def held(self, short_side: int) -> Frame:
-        """This frame without what is above twice the need: a 4K frame that waits in memory holds no 4K planes."""
-        picture = self.picture.held(short_side)
-        if picture is self.picture:
-            return self
-        frame = Frame(self.index, self.seconds, picture, self._limit, self.key, self.corrupt)
-        frame._cache = self._cache
-        return frame
-
     def _small(self, form: str, short_side: int, box: Box | None) -> np.ndarray:
         key = (form, short_side, box)
         if key not in self._cache:

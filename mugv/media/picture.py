@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import re
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -45,8 +44,6 @@ class Picture(Protocol):
 
     def rgb(self, height: int, width: int, box: Box | None) -> np.ndarray: ...
 
-    def held(self, short_side: int) -> Picture: ...
-
 
 class Pixels:
     """An RGB array uint8 [h, w, 3], upright."""
@@ -65,7 +62,8 @@ class Pixels:
     def luma(self, height: int, width: int, box: Box | None) -> np.ndarray:
         return cv2.cvtColor(self.rgb(height, width, box), cv2.COLOR_RGB2GRAY)
 
-    def held(self, short_side: int) -> Picture:
+    def held(self, short_side: int) -> Pixels:
+        """This picture without what is above twice the need."""
         steps = _halvings(min(self.array.shape[:2]), short_side)
         return Pixels(_level(self.levels, steps), self.size) if steps else self
 
@@ -88,9 +86,10 @@ class Planes:
     def rgb(self, height: int, width: int, box: Box | None) -> np.ndarray:
         return cv2.cvtColor(self.bgr(height, width, box), cv2.COLOR_BGR2RGB)
 
-    def held(self, short_side: int) -> Picture:
+    def held(self, short_side: int) -> Planes:
+        """This picture without what is above twice the need."""
         steps = _halvings(min(self.size), short_side)
-        return Planes([halved(levels[0], steps) if steps else levels[0].copy() for levels in self.levels], self.shape)
+        return Planes([halved(levels[0], steps) for levels in self.levels], self.shape)
 
     def _scaled(self, plane: int, height: int, width: int, box: Box | None) -> np.ndarray:
         if self.shape.turns % 2:
@@ -153,7 +152,7 @@ class Decoded:
         self.turns = converter.turns(frame)
         height, width = converter.stored_size(frame)
         self.size = (height, width) if self.turns % 2 == 0 else (width, height)
-        self._small: Picture | None = None
+        self._small: Planes | Pixels | None = None
 
     def luma(self, height: int, width: int, box: Box | None) -> np.ndarray:
         return self.planes().luma(height, width, box)
@@ -167,17 +166,12 @@ class Decoded:
             return self.converter(self.frame, *(height, width)[:: -1 if self.turns % 2 else 1])
         return Pixels(self.converter(self.frame, *self.converter.stored_size(self.frame))).rgb(height, width, box)
 
-    def held(self, short_side: int) -> Picture:
-        if _halvings(min(self.size), short_side) == 0:
-            return self
-        return self.planes(short_side).held(short_side)
-
-    def planes(self, short_side: int | None = None) -> Picture:
+    def planes(self, short_side: int | None = None) -> Planes | Pixels:
         if self._small is None:
             self._small = self._planar() or self._converted(short_side)
         return self._small
 
-    def _planar(self) -> Picture | None:
+    def _planar(self) -> Planes | None:
         frame, name, planes = self.frame, self.frame.format.name, self.frame.planes
         bits = _planar_bits(name)
         if not bits or any(plane.line_size <= 0 for plane in planes):
@@ -187,7 +181,7 @@ class Decoded:
         kind = np.dtype(np.uint8 if bits == 8 else "<u2")
         return Planes([_view(plane, kind) for plane in planes], shape)
 
-    def _converted(self, short_side: int | None) -> Picture:
+    def _converted(self, short_side: int | None) -> Pixels:
         height, width = self.converter.stored_size(self.frame)
         if short_side is not None:
             height, width = fit_short_side(height, width, short_side)
@@ -216,9 +210,6 @@ class Copied:
         for plane, (copy, *_) in zip(frame.planes, self.planes.levels, strict=True):
             _view(plane, copy.dtype)[:] = copy
         return Decoded(self.converter.placed(frame), self.converter).rgb(height, width, box)
-
-    def held(self, short_side: int) -> Picture:
-        return self.planes.held(short_side) if _halvings(min(self.size), short_side) else self
 
 
 @dataclass(frozen=True)
@@ -252,10 +243,9 @@ def packed(picture: Decoded, wants: Iterable[Want]) -> tuple[list[np.ndarray], L
     own = min(picture.size)
     short_side = max((want.short_side for want in wants if want.largest is None or own <= want.largest), default=1)
     frame, whole = picture.frame, not _halvings(own, short_side)
-    made = picture.planes() if whole else picture.held(short_side)
+    made = picture.planes() if whole else picture.planes(short_side).held(short_side)
     if isinstance(made, Pixels):
         return [made.array], Layout((made.array.shape,), "|u1", made.size)
-    assert isinstance(made, Planes)
     planes = [levels[0] for levels in made.levels]
     exact = (frame.format.name, frame.height, frame.width, int(frame.colorspace), int(frame.color_range)) if whole else None
     shapes = tuple(plane.shape for plane in planes)
@@ -285,7 +275,7 @@ def unpacked(data: np.ndarray, layout: Layout, converters: dict[Layout, Converte
 
 
 class Converter:
-    """Decoded pictures of one stream to upright RGB by swscale; scalers are kept from picture to picture. Used by several threads."""
+    """Decoded pictures of one stream to upright RGB by swscale; scalers are kept from picture to picture."""
 
     def __init__(self, ratio: Fraction | None, codec: str, turns: int | None = None) -> None:
         """`ratio`: width of a pixel over its height, None for square ones. `turns`: quarters; None: as each frame tells."""
@@ -293,7 +283,6 @@ class Converter:
         self.placer: av.filter.Graph | None = None
         self.ratio = ratio if ratio and ratio != 1 else None
         self.scalers: dict[tuple[int, int], VideoReformatter] = {}
-        self.lock = threading.Lock()
 
     def turns(self, frame: av.VideoFrame) -> int:
         """Quarters, counterclockwise, that make the picture upright."""
@@ -324,10 +313,9 @@ class Converter:
         flags = Interpolation.ACCURATE_RND | (Interpolation.AREA if width < frame.width else Interpolation.BICUBIC)
         if frame.width * frame.height <= SMALL_PICTURE:
             flags |= Interpolation.FULL_CHR_H_INT
-        with self.lock:
-            frame.pts = None
-            scaler = self.scalers.setdefault((height, width), VideoReformatter())
-            scaled = scaler.reformat(frame, width, height, "rgba" if alpha else "rgb24", interpolation=flags, threads=1)
+        frame.pts = None
+        scaler = self.scalers.setdefault((height, width), VideoReformatter())
+        scaled = scaler.reformat(frame, width, height, "rgba" if alpha else "rgb24", interpolation=flags, threads=1)
         rgb = _over_black(scaled.to_ndarray()) if alpha else scaled.to_ndarray()
         turns = self.turns(frame)
         return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
