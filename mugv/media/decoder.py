@@ -123,6 +123,10 @@ class _Process:
                 raise _CrashError(f"the decoder crashed ({signal.Signals(-code).name})") from None
             said = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise RuntimeError(f"the decoder's process ended ({said})") from None
+        except BaseException:
+            # Interrupted: half a message may have been read.
+            self.close()
+            raise
         if message[0] == "frames":
             self.group.extend(message[1])
         self.busy = message[0] != "end"
@@ -141,6 +145,7 @@ class _Process:
                 self.receive()
         self.slots.freed.extend(slot for slot, *_ in self.group)
         self.group.clear()
+        self.converters.clear()
         if not self.pipe.closed:
             _idle.append(self)
 
