@@ -25,7 +25,7 @@ T = TypeVar("T")
 ONE_THREAD = 1024 * 576
 """Pixels up to which one decoder thread is used: what is made of the frames takes the other core."""
 LARGE_THREADS = 4
-"""For larger ones: on two cores as fast as two, and one of them can wait for what is made of the frames."""
+"""For larger ones: on two cores decoding alone is as fast with two, but these can wait for what is made of the frames."""
 REORDERED = 4
 """Pictures by which the order of decoding may differ from that of showing."""
 

@@ -218,17 +218,18 @@ class _Server:
             assert shown.kept is not None
             slot, layout = shown.kept
             group.append((slot, layout, shown.index, shown.seconds, shown.key, shown.corrupt))
-            if len(group) < (TOGETHER if reader.threads == 1 else TOGETHER_LARGE):
+            together = TOGETHER if reader.threads == 1 else TOGETHER_LARGE
+            if len(group) < together:
                 continue
             self._send(group, reader)
-            waiting += len(group)
+            waiting += together
             group = []
             while self.pipe.poll(None if waiting >= min(AHEAD, AHEAD_BYTES // slot.size) else 0):
                 message = self.pipe.recv()
                 if message == "stop":
                     return
                 self.slots.take_back(message[1])
-                waiting -= TOGETHER if reader.threads == 1 else TOGETHER_LARGE
+                waiting -= together
         if group:
             self._send(group, reader)
 
