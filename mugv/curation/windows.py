@@ -69,10 +69,12 @@ class Clip:
     def rgb(self, k: int, short_side: int) -> np.ndarray:
         """uint8 [h, w, 3] by the exact conversion. Small pictures are converted whole, then scaled; large ones while they are converted."""
         frame = self._frames[k]
-        height, width = fit_short_side(*self.size, short_side)
-        if frame.size[0] * frame.size[1] <= SMALL_PICTURE:
-            return resize_crop(frame.rgb(None, self.box)[None], height, width)[0]
-        return frame.rgb(short_side, self.box)
+        return frame.kept("rgb", short_side, self.box, lambda: self._converted(frame, short_side))
+
+    def _converted(self, frame: Frame, short_side: int) -> np.ndarray:
+        if frame.size[0] * frame.size[1] > SMALL_PICTURE:
+            return frame.rgb(short_side, self.box)
+        return resize_crop(frame.rgb(None, self.box)[None], *fit_short_side(*self.size, short_side))[0]
 
     def frames(self, short_side: int) -> np.ndarray:
         """uint8 [T, H, W, 3] for the encoder. A picture that is shown twice is converted once."""

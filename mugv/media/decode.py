@@ -26,6 +26,8 @@ ONE_THREAD = 1024 * 576
 """Pixels up to which one decoder thread is used: what is made of the frames takes the other core."""
 LARGE_THREADS = 4
 """For larger ones: on two cores decoding alone is as fast with two, but these can wait for what is made of the frames."""
+KEPT_BYTES = 2**20
+"""Of arrays that a frame keeps once they are made."""
 REORDERED = 4
 """Pictures by which the order of decoding may differ from that of showing."""
 
@@ -62,21 +64,25 @@ class Frame:
 
     def luma(self, short_side: int, box: Box | None = None) -> np.ndarray:
         """Brightness uint8 [h, w], full range, scaled down (never up) to the short side, sizes even; `box` in source pixels."""
-        return self._small("luma", short_side, box)
+        return self.kept("luma", short_side, box, lambda: self.picture.luma(*self._fit(short_side, box), box))
 
     def bgr(self, short_side: int, box: Box | None = None) -> np.ndarray:
         """uint8 [h, w, 3] in OpenCV's order, as `luma`."""
-        return self._small("bgr", short_side, box)
+        return self.kept("bgr", short_side, box, lambda: self.picture.bgr(*self._fit(short_side, box), box))
 
     def rgb(self, short_side: int | None = None, box: Box | None = None) -> np.ndarray:
         """uint8 [h, w, 3] by the exact conversion of the source's colours; None: the reader's short side, else the whole size."""
         return self.picture.rgb(*self._fit(short_side or self._limit, box), box)
 
-    def _small(self, form: str, short_side: int, box: Box | None) -> np.ndarray:
+    def kept(self, form: str, short_side: int, box: Box | None, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """What `make` gives: made once when it is small, since windows of one shot share frames."""
         key = (form, short_side, box)
-        if key not in self._cache:
-            self._cache[key] = getattr(self.picture, form)(*self._fit(short_side, box), box)
-        return self._cache[key]
+        if (found := self._cache.get(key)) is not None:
+            return found
+        made = make()
+        if made.nbytes <= KEPT_BYTES:
+            self._cache[key] = made
+        return made
 
     def _fit(self, short_side: int | None, box: Box | None) -> tuple[int, int]:
         height, width = self.size if box is None else (box[3], box[2])

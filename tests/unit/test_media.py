@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from footage_tools import encode, scaled, shot, sound_only, truncated
 
+from mugv.curation.windows import Clip
 from mugv.media.decode import Frame, VideoReader, read_video, resample
 from mugv.media.encode import write_video
 from mugv.media.probe import NoVideoStreamError, UnreadableVideoError, probe
@@ -135,6 +136,20 @@ def test_resize_crop_keeps_the_centre_and_the_aspect():
     assert out[:, :, 6:14].min() == 255
     assert out[:, :, :4].max() == 0
     assert resize_crop(frames, 96, 64).shape == (2, 96, 64, 3)
+
+
+def test_windows_that_share_frames_do_not_convert_them_again(tmp_path):
+    frames = list(VideoReader(encode(tmp_path / "a.mp4", scaled(shot(), 540, 960))))
+    first, second = (Clip(frames[start : start + 17], 12, probe(tmp_path / "a.mp4")) for start in (0, 4))
+    assert second.rgb(0, 96) is first.rgb(4, 96)
+    assert first.crop((0, 0, 480, 540)).rgb(4, 96).shape == (108, 96, 3)
+    assert np.array_equal(first.rgb(4, 96), frames[4].picture.rgb(96, 170, None))
+
+
+def test_large_pictures_do_not_pile_up_in_the_frames_of_a_window():
+    frame = Frame.from_rgb(0, 0.0, np.zeros((720, 1280, 3), np.uint8))
+    assert frame.bgr(54) is frame.bgr(54)
+    assert frame.bgr(720) is not frame.bgr(720)
 
 
 def test_a_4k_frame_is_never_held_as_rgb(tmp_path):
