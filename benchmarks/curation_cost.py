@@ -25,7 +25,7 @@ from mugv.media.decoder import start_decoder
 from mugv.recipe import load_recipe
 from mugv.recipe.curation import Curation
 
-ROUNDS = 11
+ROUNDS = 21
 GB = 2**30
 LIST_ROWS = 100_000
 

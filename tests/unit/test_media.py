@@ -12,7 +12,7 @@ from mugv.curation.windows import Clip
 from mugv.media.decode import Frame, VideoReader, read_video, resample
 from mugv.media.encode import write_video
 from mugv.media.probe import NoVideoStreamError, UnreadableVideoError, probe
-from mugv.media.resize import fit_short_side, resize_crop
+from mugv.media.resize import fit_short_side, halved, resize_crop
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -126,6 +126,17 @@ def test_sizes_are_even_and_never_scaled_up():
     assert fit_short_side(481, 853, 96) == (96, 170)
     assert fit_short_side(95, 61, 96) == (94, 60)
     assert fit_short_side(1, 1, 96) == (2, 2)
+
+
+@pytest.mark.parametrize("shape", [(2160, 3840), (1083, 1923), (1201, 1501, 3)])
+def test_a_large_picture_that_is_halved_in_bands_shows_no_seams(shape):
+    padded = np.random.default_rng(0).integers(0, 256, (shape[0], shape[1] + 61, *shape[2:]), np.uint8)
+    once = twice = padded[:, : shape[1]]
+    for _ in range(2):
+        rows, columns = twice.shape[0] // 2, twice.shape[1] // 2
+        blocks = twice[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2, -1).astype(int).sum((1, 3))
+        twice = ((blocks + 2) >> 2).astype(np.uint8).reshape(rows, columns, *shape[2:])
+    assert np.array_equal(halved(once, 2), twice)
 
 
 def test_resize_crop_keeps_the_centre_and_the_aspect():
