@@ -128,14 +128,15 @@ def test_sizes_are_even_and_never_scaled_up():
     assert fit_short_side(1, 1, 96) == (2, 2)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 @pytest.mark.parametrize("shape", [(2160, 3840), (1083, 1923), (1201, 1501, 3)])
-def test_a_large_picture_that_is_halved_in_bands_shows_no_seams(shape):
-    padded = np.random.default_rng(0).integers(0, 256, (shape[0], shape[1] + 61, *shape[2:]), np.uint8)
+def test_a_large_picture_that_is_halved_in_bands_shows_no_seams(shape, kind):
+    padded = np.random.default_rng(0).integers(0, 256, (shape[0], shape[1] + 61, *shape[2:]), kind)
     once = twice = padded[:, : shape[1]]
     for _ in range(2):
         rows, columns = twice.shape[0] // 2, twice.shape[1] // 2
         blocks = twice[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2, -1).astype(int).sum((1, 3))
-        twice = ((blocks + 2) >> 2).astype(np.uint8).reshape(rows, columns, *shape[2:])
+        twice = ((blocks + 2) >> 2).astype(kind).reshape(rows, columns, *shape[2:])
     assert np.array_equal(halved(once, 2), twice)
 
 
