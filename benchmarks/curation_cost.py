@@ -1,6 +1,8 @@
 """What curation costs: time beside decoding alone and beside PySceneDetect's command, memory on a long file, a plan of many URIs.
 
 Each measurement runs in a process of its own: `python -m benchmarks.curation_cost CASE ...` prints one JSON line. See benchmarks.curation.
+
+Libraries are imported where they are used: a process that measures ours starts the decoder first, as the stage `curate_shard` does.
 """
 
 from __future__ import annotations
@@ -15,15 +17,13 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
-
-import av
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.curation_figures import ROOT, Figure, footage_settings, real_videos
-from mugv.media.decode import LARGE_THREADS
-from mugv.media.decoder import start_decoder
-from mugv.recipe import load_recipe
-from mugv.recipe.curation import Curation
+from mugv.media.start import start_decoder
+
+if TYPE_CHECKING:
+    from mugv.recipe.curation import Curation
 
 ROUNDS = 21
 GB = 2**30
@@ -32,6 +32,8 @@ LIST_ROWS = 100_000
 
 def decode_seconds(path: Path, threads: int) -> float:
     """Time to decode every frame with PyAV and nothing else; 0 threads: as many as libav likes."""
+    import av
+
     begun = time.perf_counter()
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -80,6 +82,8 @@ def compare(path: Path, threads: int) -> dict[str, Any]:
 
 def speed() -> list[Figure]:
     """Split and default scores beside decoding alone, and beside `scenedetect detect-adaptive` (the split alone)."""
+    from mugv.media.decode import LARGE_THREADS
+
     folder = real_videos()
     if folder is None:
         print("speed: skipped, no folder of real footage (set MUGV_REAL_VIDEOS)")
@@ -147,6 +151,8 @@ def long_file(path: Path, minutes: float, seconds: float = 40.0) -> Path:
 
 def loop(piece: Path, path: Path, seconds: float) -> Path:
     """Repeat a file's packets until it lasts `seconds`; nothing is decoded or encoded."""
+    import av
+
     with av.open(str(piece)) as source:
         packets = [p for p in source.demux(video=0) if p.dts is not None]
         stream_in = source.streams.video[0]
@@ -167,6 +173,7 @@ def _curate_long(path: Path, recipe: str) -> dict[str, Any]:
     import cv2
 
     from mugv.curation.source import curate_source, measure_source
+    from mugv.recipe import load_recipe
 
     cv2.setNumThreads(1)
     settings = load_recipe(ROOT / "configs" / f"{recipe}.yaml").curation
@@ -222,9 +229,10 @@ def _main(case: str, path: Path, *more: str) -> dict[str, Any]:
     if case == "decode":
         return {"seconds": decode_seconds(path, 0)}
     assert case == "measure", case
-    start_decoder()
     return {"seconds": measure_seconds(path, footage_settings())}
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "measure":
+        start_decoder()
     print(json.dumps(_main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mugv.recipe import load_recipe
-from mugv.recipe.curation import Curation
+if TYPE_CHECKING:
+    from mugv.recipe.curation import Curation
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,6 +34,8 @@ class Figure:
 
 def footage_settings() -> Curation:
     """The filters of configs/footage.yaml. Windows that do not overlap, so that every clip counts once; captions are not asked for."""
+    from mugv.recipe import load_recipe
+
     settings = load_recipe(ROOT / "configs" / "footage.yaml").curation
     clip = settings.clip.model_copy(update={"stride_frames": settings.clip.frames})
     return settings.model_copy(update={"clip": clip, "require_caption": False})

@@ -1,7 +1,7 @@
-"""Files of sources, one after the other: local ones where they lie, S3 objects downloaded one ahead of whoever decodes them.
+"""Files of sources, one after the other: local ones where they lie, those of S3 and the web downloaded one ahead of whoever decodes them.
 
-At most two objects are on the disk at a time. A connection that breaks goes on where it stopped. A source that cannot be had is
-a `Lost` with its reason; a server that stays away or refuses the keys ends the run, which goes on from there the next time.
+At most two downloads are on the disk at a time. A source that cannot be had is a `Lost` with its reason. An S3 server that stays
+away or refuses the keys ends the run; of the web, the sources of a host that stays away are `Away`, and the others go on.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from mugv.curation import sources_s3
+from mugv.curation.download import Lost, LostError, Opener, changed, download, s3_opener, web_opener, web_session
 from mugv.curation.sources import SourceFile
-from mugv.curation.sources_list import local_path
+from mugv.curation.sources_list import WEB, local_path
 from mugv.errors import StoreError
 
 if TYPE_CHECKING:
     from minio import Minio
-    from urllib3 import BaseHTTPResponse
-
-CHUNK = 1 << 20
+    from requests import Session
 
 
 @dataclass(frozen=True)
-class Lost:
-    """Why there is no file: a rejection reason (vanished | unreadable) and its detail."""
+class Away:
+    """Why there is no file now: another run may get it."""
 
-    reason: str
     detail: str
 
 
-Fetched = tuple[SourceFile, Path | Lost]
+Got = Path | Lost | Away
+Fetched = tuple[SourceFile, Got]
 
 
 def fetched(sources: Sequence[SourceFile], base: Path | None, scratch: Path) -> Iterator[Fetched]:
@@ -46,7 +46,7 @@ def fetched(sources: Sequence[SourceFile], base: Path | None, scratch: Path) -> 
     """
     shutil.rmtree(scratch, ignore_errors=True)
     with closing(_Ahead(base, scratch)) as ahead:
-        waiting: deque[tuple[SourceFile, Future[Path | Lost]]] = deque()
+        waiting: deque[tuple[SourceFile, Future[Got]]] = deque()
         for source in sources:
             waiting.append((source, ahead.start(source)))
             if len(waiting) > 1:
@@ -55,7 +55,7 @@ def fetched(sources: Sequence[SourceFile], base: Path | None, scratch: Path) -> 
             yield from _handed_out(waiting.popleft(), scratch)
 
 
-def _handed_out(entry: tuple[SourceFile, Future[Path | Lost]], scratch: Path) -> Iterator[Fetched]:
+def _handed_out(entry: tuple[SourceFile, Future[Got]], scratch: Path) -> Iterator[Fetched]:
     source, future = entry
     got = future.result()
     try:
@@ -74,28 +74,50 @@ class _Ahead:
         self.pool = ThreadPoolExecutor(1)
         self.stop = threading.Event()
         self.client: Minio | None = None
+        self.session: Session | None = None
+        self.away: dict[str, Away] = {}
+        """Hosts of the web that did not answer: they are not asked again in this run."""
         self.count = 0
 
-    def start(self, source: SourceFile) -> Future[Path | Lost]:
+    def start(self, source: SourceFile) -> Future[Got]:
         self.count += 1
         return self.pool.submit(self._fetch, source, self.count)
 
     def close(self) -> None:
         self.stop.set()
         self.pool.shutdown(cancel_futures=True)
+        if self.session:
+            self.session.close()
 
-    def _fetch(self, source: SourceFile, number: int) -> Path | Lost:
-        if not source.uri.startswith(sources_s3.SCHEME):
+    def _fetch(self, source: SourceFile, number: int) -> Got:
+        if source.uri.startswith(sources_s3.SCHEME):
+            self.client = self.client or sources_s3.client(source.uri)
+            return self._download(source, self._path(number, source.uri), s3_opener(self.client, source.uri))
+        if not source.uri.startswith(WEB):
             return _local(source, self.base)
-        self.client = self.client or sources_s3.client(source.uri)
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        # The suffix helps the demuxer to guess formats without a signature.
-        path = self.scratch / f"{number}{Path(source.uri).suffix.lower()}"
+        self.session = self.session or web_session()
+        address = urlsplit(source.uri)
+        if address.netloc in self.away:
+            return self.away[address.netloc]
         try:
-            _Download(self.client, source, path, self.stop).run()
-        except _LostError as error:
+            return self._download(source, self._path(number, address.path), web_opener(self.session, source.uri))
+        except StoreError as error:
+            return self.away.setdefault(address.netloc, Away(str(error)))
+
+    def _path(self, number: int, name: str) -> Path:
+        """The suffix helps the demuxer to guess formats without a signature."""
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        return self.scratch / f"{number}{Path(name).suffix.lower()}"
+
+    def _download(self, source: SourceFile, path: Path, opened: Opener) -> Path | Lost:
+        try:
+            download(source, path, opened, self.stop)
+        except LostError as error:
             path.unlink(missing_ok=True)
             return error.lost
+        except StoreError:
+            path.unlink(missing_ok=True)
+            raise
         return path
 
 
@@ -105,70 +127,4 @@ def _local(source: SourceFile, base: Path | None) -> Path | Lost:
         size = path.stat().st_size
     except OSError as error:
         return Lost("vanished", f"the file is not there ({error.strerror})")
-    return _changed(f"{source.bytes} bytes, now {size}") if source.bytes not in (0, size) else path
-
-
-class _LostError(Exception):
-    def __init__(self, lost: Lost) -> None:
-        super().__init__(lost.detail)
-        self.lost = lost
-
-
-def _changed(how: str) -> Lost:
-    return Lost("unreadable", f"changed since it was listed ({how})")
-
-
-class _Download:
-    """One object to a file, in as many connections as it takes."""
-
-    def __init__(self, client: Minio, source: SourceFile, path: Path, stop: threading.Event) -> None:
-        self.client = client
-        self.source = source
-        self.path = path
-        self.stop = stop
-        self.bucket, self.key = sources_s3.split_uri(source.uri)
-        self.etag = source.etag
-        self.total = -1
-
-    def run(self) -> None:
-        """Raises _LostError when the object is gone, another one or forbidden; StoreError."""
-        from mugv.store.s3_client import MissingObjectError, retried
-
-        self.path.write_bytes(b"")
-        while True:
-            before = self.path.stat().st_size
-            try:
-                return retried(f"source {self.source.uri}", "get", self._go_on)
-            except MissingObjectError:
-                raise _LostError(Lost("vanished", "the object is not there any more")) from None
-            except StoreError as error:
-                if getattr(error.__cause__, "code", "") == "AccessDenied":
-                    raise _LostError(Lost("unreadable", "access to the object is denied")) from None
-                if self.path.stat().st_size == before:
-                    raise
-
-    def _go_on(self) -> None:
-        offset = self.path.stat().st_size
-        if offset == self.total:
-            return
-        with self._opened(offset) as response, self.path.open("ab") as file:
-            etag = response.headers.get("ETag", "").strip('"')
-            if self.etag and etag != self.etag:
-                raise _LostError(_changed(f"etag {self.etag}, now {etag}"))
-            self.etag = etag
-            self.total = offset + int(response.headers.get("Content-Length", -1 - offset))
-            for piece in response.stream(CHUNK):
-                if self.stop.is_set():
-                    raise _LostError(Lost("unreadable", "stopped"))
-                file.write(piece)
-
-    def _opened(self, offset: int) -> closing[BaseHTTPResponse]:
-        from minio.error import S3Error
-
-        try:
-            response = self.client.get_object(bucket_name=self.bucket, object_name=self.key, offset=offset)
-        except S3Error as error:
-            if error.code == "InvalidRange":
-                raise _LostError(_changed(f"it is shorter than {offset + 1} bytes")) from None
-            raise
-        return closing(response)
+    return changed(f"{source.bytes} bytes, now {size}") if source.bytes not in (0, size) else path

@@ -20,11 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mugv.curation.fetch import Lost, fetched
+from mugv.curation.download import Lost
+from mugv.curation.fetch import Away, Got, fetched
 from mugv.curation.meter import Meter
 from mugv.curation.rows import ClipRow, read_rows, write_rows
 from mugv.curation.source import curate_source, whole_file
 from mugv.curation.sources import SourceFile
+from mugv.errors import StoreError
 from mugv.recipe.schema import Curation
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -50,16 +52,21 @@ class Finished:
 def curate_shard(sources: Sequence[SourceFile], base: Path | None, settings: Curation, work: Path, progress: Progress) -> Finished:
     """Curate what `work` has not finished. `base`: see mugv.curation.sources_read.base_folder; progress(done, total, rates).
 
-    Raises StoreError when the server of a source stays away; calling again goes on from there.
+    Raises StoreError when the server of a source stays away (of the web: after all that can be had); calling again goes on from there.
     """
     homes = [work / _home_name(source) for source in sources]
     todo = [source for source, home in zip(sources, homes, strict=True) if not home.exists()]
     before = len(sources) - len(todo)
-    here = Meter()
+    here, away = Meter(), list[Away]()
     progress(before, len(sources), {})
-    for done, (source, got) in enumerate(_files(todo, base, work / _SCRATCH), before + 1):
+    for count, (source, got) in enumerate(_files(todo, base, work / _SCRATCH), 1):
+        if isinstance(got, Away):
+            away.append(got)
+            continue
         here.add(_curate(source, got, settings, work))
-        progress(done, len(sources), _shown(here))
+        progress(before + count - len(away), len(sources), _shown(here))
+    if away:
+        raise StoreError(f"{len(away)} of {len(sources)} sources cannot be had now, the others are done; the first: {away[0].detail}")
     total = Meter()
     for home in homes:
         total.add(Meter(**json.loads((home / _METER).read_text())))
@@ -71,7 +78,7 @@ def _shown(meter: Meter) -> dict[str, float]:
     return {"frames/s": rates["frames_per_second"], "x real time": rates["video_seconds_per_second"]} if rates else {}
 
 
-def _files(todo: Sequence[SourceFile], base: Path | None, scratch: Path) -> Iterator[tuple[SourceFile, Path | Lost]]:
+def _files(todo: Sequence[SourceFile], base: Path | None, scratch: Path) -> Iterator[tuple[SourceFile, Got]]:
     """Every source in order with its file; of a duplicate nothing is fetched, since nothing is read."""
     files = fetched([source for source in todo if not source.duplicate_of], base, scratch)
     for source in todo:

@@ -37,9 +37,9 @@ class SourceFile:
     duplicate_of: str = ""
     """Name of an earlier source with the same digest."""
     uri: str = ""
-    """Where it lies: a path, file:// or s3://bucket/key. Empty: `name` in the folder of videos."""
+    """Where it lies: a path, file://, s3://bucket/key or http(s)://host/path. Empty: `name` in the folder of videos."""
     etag: str = ""
-    """Of an S3 object when it was listed; empty: not known."""
+    """Of an S3 object or a file of the web when it was listed; empty: not known."""
     licence: str = ""
 
 

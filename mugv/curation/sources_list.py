@@ -1,7 +1,7 @@
 """A parquet list of sources: column `uri`, and where there are any `name`, `licence`, `caption`, `bytes` and `etag`. Others are ignored.
 
 Nothing of the sources is read, so that 100,000 of them are a matter of seconds. What identifies one: of an S3 object its etag and
-size where the list has them, of a local file size and time of change, otherwise the URI.
+size where the list has them, of a local file size and time of change, otherwise the URI (of the web with etag and size, if any).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from mugv.curation.sources import Caption, SourceFile
 from mugv.curation.sources_s3 import SCHEME, split_uri
@@ -18,6 +18,7 @@ from mugv.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+WEB = ("http://", "https://")
 TEXTS = ("uri", "name", "licence", "caption", "etag")
 COLUMNS = (*TEXTS, "bytes")
 
@@ -83,6 +84,10 @@ def _source(row: dict[str, Any], at: str, base: Path | None) -> SourceFile:
         if not split_uri(uri)[1]:
             raise UserError(f"{at}: {uri} names no object; expected s3://bucket/key")
         digest = s3_digest(etag, size) if etag else _sha("uri", uri)
+    elif uri.startswith(WEB):
+        if not _host(uri):
+            raise UserError(f"{at}: {uri} names no host; expected https://host/path")
+        digest = _sha("uri", uri, etag, str(size))
     else:
         size, digest = _local(uri, local_path(uri, base, at))
     caption = row.get("caption", "").strip()
@@ -90,11 +95,18 @@ def _source(row: dict[str, Any], at: str, base: Path | None) -> SourceFile:
     return SourceFile(row.get("name") or uri, digest, size, captions, uri=uri, etag=etag, licence=row.get("licence", "").strip())
 
 
+def _host(uri: str) -> str:
+    try:
+        return urlsplit(uri).hostname or ""
+    except ValueError:
+        return ""
+
+
 def local_path(uri: str, base: Path | None, at: str) -> Path:
     """The file of a path or file:// URI. Raises UserError for other schemes, and for a relative path without a `base`."""
     scheme, rest = uri.partition("://")[::2] if "://" in uri else ("", uri)
     if scheme not in ("", "file"):
-        raise UserError(f"{at}: {uri}: scheme {scheme!r} is not supported; use a path, file:// or s3://bucket/key")
+        raise UserError(f"{at}: {uri}: scheme {scheme!r} is not supported; use a path, file://, s3://bucket/key or https://host/path")
     path = Path(unquote("/" + rest.partition("/")[2])) if scheme else Path(rest)
     if base is None and not path.is_absolute():
         raise UserError(f"{at}: {uri}: a relative path in a list that is not a local file; use s3://bucket/key")

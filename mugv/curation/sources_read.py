@@ -69,7 +69,7 @@ def _path(location: str, key: str = "data.videos") -> Path:
         return Path(location)
     url = urlparse(location)
     if url.scheme != "file":
-        kinds = "a path, file://, or s3://" + (", or a .parquet list of such URIs" if key == "data.videos" else "")
+        kinds = "a path, file://, or s3://" + (", or a .parquet list of such URIs or of http(s)://" if key == "data.videos" else "")
         raise UserError(f"{key} {location}: scheme {url.scheme!r} is not supported; use {kinds}")
     return Path(unquote(url.path))
 

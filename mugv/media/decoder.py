@@ -16,9 +16,6 @@ from __future__ import annotations
 import atexit
 import os
 import signal
-import socket
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -29,18 +26,13 @@ from typing import Any
 from mugv.media.decode import Frame, VideoReader
 from mugv.media.picture import Converter, Decoded, Layout, Want, packed, unpacked
 from mugv.media.probe import NoVideoStreamError, UnreadableVideoError, VideoInfo
-from mugv.media.slots import Reader, Slot, Writer, shared_file
+from mugv.media.slots import Reader, Slot, Writer
+from mugv.media.start import started_decoder
 
 AHEAD_BYTES, AHEAD = 48 * 2**20, 64
 """What the decoder may be ahead: so much memory, so many frames."""
 TOGETHER, TOGETHER_LARGE = 8, 2
 """Frames that it hands over at a time; fewer of those that take long to decode."""
-ENVIRONMENT = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX"), "1"),
-    "MALLOC_TRIM_THRESHOLD_": str(2**29),
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-}
-"""Of the decoder's process. Memory of one file's pictures is kept for the next: fresh pages cost a short 4K clip 5 % of its time."""
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 """Ends of the decoder's process that the file is to blame for."""
 _ERRORS: dict[str, type[UnreadableVideoError]] = {"no video": NoVideoStreamError, "unreadable": UnreadableVideoError}
@@ -89,16 +81,9 @@ class _Process:
     """One running decoder; reads one file after the other."""
 
     def __init__(self) -> None:
-        file = shared_file()
-        ours, theirs = socket.socketpair()
-        code = f"from mugv.media.decoder import serve; serve({theirs.fileno()}, {file})"
-        paths = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
-        environment = os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(paths)}
-        command = [sys.executable, "-c", code]
-        self.child = subprocess.Popen(command, pass_fds=(theirs.fileno(), file), stdin=subprocess.DEVNULL, env=environment)
-        theirs.close()
+        self.child, ours, self.file = started_decoder()
         self.pipe = Connection(ours.detach())
-        self.slots = Reader(file)
+        self.slots = Reader(self.file)
         self.converters: dict[Layout, Converter] = {}
         self.group: deque[Any] = deque()
         """Frames that have come and were not asked for yet."""
@@ -154,16 +139,10 @@ class _Process:
         self.child.kill()
         self.child.wait()
         self.pipe.close()
-        os.close(self.slots.file)
+        os.close(self.file)
 
 
 _idle: list[_Process] = []
-
-
-def start_decoder() -> None:
-    """Start the process now, so that it is ready when the first file is read."""
-    if not _idle:
-        _idle.append(_Process())
 
 
 @atexit.register

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -25,14 +24,6 @@ class Slot(NamedTuple):
     start: int
     size: int
     place: int
-
-
-def shared_file() -> int:
-    """Descriptor of an empty file that has no name; the caller closes it."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("pictures")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
 
 
 class Writer:

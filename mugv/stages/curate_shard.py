@@ -7,7 +7,7 @@ from mugv.stages.base import StageContext
 
 def run(ctx: StageContext) -> dict[str, float]:
     """Writes part.parquet, clips-<i>.tar, strips-<i>.tar, embeddings.parquet; returns counts, speed and its share of decoding alone."""
-    from mugv.media.decoder import start_decoder
+    from mugv.media.start import start_decoder
 
     # It loads while this process does.
     start_decoder()

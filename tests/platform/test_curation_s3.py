@@ -139,7 +139,7 @@ def test_a_broken_connection_goes_on_where_it_stopped(server: Server, tmp_path: 
 
 def test_more_breaks_than_attempts_are_survived_while_bytes_come(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mugv.store.s3_client.FIRST_WAIT_SECONDS", 0.001)
-    monkeypatch.setattr("mugv.curation.fetch.CHUNK", 1 << 16)
+    monkeypatch.setattr("mugv.curation.download.CHUNK", 1 << 16)
     data = os.urandom(3 << 20)
     uri = put(server, "x/a.mp4", data)
     broken_wire(server, monkeypatch, path="a.mp4", after=1 << 18, times=9)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from footage_tools import encode, scaled, shot, sound_only, truncated
 
-from mugv.media import decoder
+from mugv.media import decoder, start
 from mugv.media.decode import VideoReader
 from mugv.media.decoder import ProcessReader
 from mugv.media.picture import Want
 from mugv.media.probe import NoVideoStreamError, UnreadableVideoError
-from mugv.media.slots import TOGETHER, Reader, Writer, shared_file
+from mugv.media.slots import TOGETHER, Reader, Writer
+from mugv.media.start import shared_file, start_decoder
 
 FRAMES = scaled(shot(2, 26), 120, 182)
 FORMATS = [
@@ -42,14 +43,26 @@ FORMATS = [
 @pytest.fixture(autouse=True)
 def _own_process():
     """No test finds or leaves a process of another."""
-    decoder._close_all()
+    _end_all()
     yield
+    _end_all()
+
+
+def _end_all() -> None:
     decoder._close_all()
+    start._end()
 
 
 def only_process() -> decoder._Process:
     (process,) = decoder._idle
     return process
+
+
+def waiting_pid() -> int:
+    """Of a process that the next file will be read by."""
+    start_decoder()
+    (child,) = start._waiting
+    return child.process.pid
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: "-".join(map(str, form.values()))[:30])
@@ -157,15 +170,13 @@ def test_two_files_read_in_turn_do_not_mix(tmp_path):
 
 def test_a_crash_costs_its_file_and_no_other(tmp_path):
     path = encode(tmp_path / "a.mp4", np.concatenate([FRAMES] * 20))
-    decoder.start_decoder()
-    process, reader = only_process(), ProcessReader(path, [Want(120)])
-    frames = iter(reader)
+    reader = ProcessReader(path, [Want(120)])
+    pid, frames = waiting_pid(), iter(reader)
     next(frames)
-    os.kill(process.child.pid, signal.SIGSEGV)
+    os.kill(pid, signal.SIGSEGV)
     assert sum(1 for _ in frames) < 519
     assert reader.problem == "the decoder crashed (SIGSEGV)"
-    decoder.start_decoder()
-    os.kill(only_process().child.pid, signal.SIGSEGV)
+    os.kill(waiting_pid(), signal.SIGSEGV)
     with pytest.raises(UnreadableVideoError, match="crashed"):
         list(ProcessReader(path, [Want(120)]))
     assert sum(1 for _ in ProcessReader(path, [Want(120)])) == 520
@@ -174,19 +185,24 @@ def test_a_crash_costs_its_file_and_no_other(tmp_path):
 def test_a_killed_decoder_is_no_fault_of_the_file(tmp_path):
     """Memory that ran out must not make a good source `unreadable` in the clip set."""
     path = encode(tmp_path / "a.mp4", FRAMES)
-    decoder.start_decoder()
-    os.kill(only_process().child.pid, signal.SIGKILL)
+    os.kill(waiting_pid(), signal.SIGKILL)
     with pytest.raises(RuntimeError, match="SIGKILL"):
         list(ProcessReader(path, [Want(120)]))
 
 
 def test_the_process_ends_with_the_one_that_started_it():
-    code = "import os; from mugv.media import decoder as d; d.start_decoder(); print(d._idle[0].child.pid, flush=True); os._exit(0)"
+    code = "import os; from mugv.media import start as s; s.start_decoder(); print(s._waiting[0].process.pid, flush=True); os._exit(0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     stat, until = Path(f"/proc/{int(done.stdout)}/stat"), time.monotonic() + 20
     while stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z":
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_starting_loads_no_library_first():
+    """The decoder must load beside this process's own imports, not after them."""
+    code = "import sys; import mugv.media.start; print(sorted({'numpy', 'av', 'cv2', 'pydantic'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_larger_pictures_let_the_memory_of_the_old_ones_go():

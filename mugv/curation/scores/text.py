@@ -169,16 +169,23 @@ def text_of(settings: Settings) -> Text | None:
 
 
 def _session(weights: Path) -> Detector:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    network: Any = onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
-    name = network.get_inputs()[0].name
+    """The network, loaded when it is first asked: much footage never shows anything like writing."""
+    network: Any = None
 
     def detect(luma: np.ndarray) -> np.ndarray:
+        nonlocal network
+        network = network or _network(weights)
         plane = luma.astype(np.float32) / 127.5 - 1
+        name = network.get_inputs()[0].name
         probability: np.ndarray = network.run(None, {name: np.broadcast_to(plane, (1, 3, *plane.shape))})[0]
         return probability[0, 0]
 
     return detect
+
+
+def _network(weights: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
