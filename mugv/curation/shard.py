@@ -35,7 +35,9 @@ STRIPS = 3
 PART = "part.parquet"
 EMBEDDINGS = "embeddings.parquet"
 """Columns clip_id and embedding (list of float32)."""
-_ROWS, _METER, _WRITING, _SCRATCH = "rows.parquet", "meter.json", "writing", "fetch"
+ROWS, METER, WRITING = "rows.parquet", "meter.json", "writing"
+"""In the folder of a finished source, and the one that is being written."""
+_LOST, _SCRATCH = "lost", "fetch"
 EMBEDDING_SCHEMA = pa.schema([("clip_id", pa.string()), ("embedding", pa.list_(pa.float32()))])
 
 
@@ -54,7 +56,7 @@ def curate_shard(sources: Sequence[SourceFile], base: Path | None, settings: Cur
 
     Raises StoreError when the server of a source stays away (of the web: after all that can be had); calling again goes on from there.
     """
-    homes = [work / _home_name(source) for source in sources]
+    homes = [work / home_name(source) for source in sources]
     todo = [source for source, home in zip(sources, homes, strict=True) if not home.exists()]
     before = len(sources) - len(todo)
     here, away = Meter(), list[Away]()
@@ -69,7 +71,7 @@ def curate_shard(sources: Sequence[SourceFile], base: Path | None, settings: Cur
         raise StoreError(f"{len(away)} of {len(sources)} sources cannot be had now, the others are done; the first: {away[0].detail}")
     total = Meter()
     for home in homes:
-        total.add(Meter(**json.loads((home / _METER).read_text())))
+        total.add(Meter(**json.loads((home / METER).read_text())))
     return Finished(homes, before, total)
 
 
@@ -85,24 +87,27 @@ def _files(todo: Sequence[SourceFile], base: Path | None, scratch: Path) -> Iter
         yield (source, Path()) if source.duplicate_of else next(files)
 
 
-def _home_name(source: SourceFile) -> str:
-    return f"{source.digest[:20]}-{hashlib.sha256(source.name.encode()).hexdigest()[:12]}"
+def home_name(source: SourceFile) -> str:
+    """Of the source's folder in `work`: all of the source that decides what becomes of it."""
+    facts = [source.name, source.duplicate_of, source.licence, [[c.start, c.end, c.caption] for c in source.captions]]
+    return f"{source.digest[:20]}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]}"
 
 
 def _curate(source: SourceFile, got: Path | Lost, settings: Curation, work: Path) -> Meter:
     """One source to its folder in `work`, complete or not at all."""
-    temporary, meter, began = work / _WRITING, Meter(), time.perf_counter()
+    temporary, meter, began = work / WRITING, Meter(), time.perf_counter()
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    write_rows(temporary / _ROWS, _write_items(source, got, settings, temporary, meter))
+    write_rows(temporary / ROWS, _write_items(source, got, settings, temporary, meter))
     meter.wall_seconds = time.perf_counter() - began
-    (temporary / _METER).write_text(json.dumps(asdict(meter)))
-    temporary.rename(work / _home_name(source))
+    (temporary / METER).write_text(json.dumps(asdict(meter)))
+    temporary.rename(work / home_name(source))
     return meter
 
 
 def _write_items(source: SourceFile, got: Path | Lost, settings: Curation, folder: Path, meter: Meter) -> list[ClipRow]:
     if isinstance(got, Lost):
+        (folder / _LOST).touch()
         return [whole_file(source, got.reason, got.detail)]
     rows, embeddings = [], []
     for item in curate_source(source, got, settings, meter):
@@ -136,12 +141,17 @@ def _thin_strips(rows: list[ClipRow], folder: Path) -> None:
 
 def write_part(finished: Finished, out: Path, index: int) -> Counter[str]:
     """Write the part of a finished shard; returns how many rows have each status."""
-    rows = [row for home in finished.homes for row in read_rows(home / _ROWS)]
+    rows = [row for home in finished.homes for row in read_rows(home / ROWS)]
     write_rows(out / PART, rows)
     write_tar(out / f"clips-{index}.tar", _members(finished.homes, "mp4"))
     write_tar(out / f"strips-{index}.tar", _members(finished.homes, "jpg"))
     _join_embeddings([home / EMBEDDINGS for home in finished.homes if (home / EMBEDDINGS).exists()], out / EMBEDDINGS)
     return Counter(row.status for row in rows)
+
+
+def held(finished: Finished) -> dict[str, str]:
+    """What later shards may take over: folder name -> source. One that could not be had is tried again."""
+    return {home.name: read_rows(home / ROWS)[0].source for home in finished.homes if not (home / _LOST).exists()}
 
 
 def _members(homes: Iterable[Path], kind: str) -> Iterator[tuple[str, bytes]]:

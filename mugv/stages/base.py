@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mugv.recipe import Recipe
+from mugv.stages.earlier import Earlier
 from mugv.store.base import Ref
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -37,3 +38,5 @@ class StageContext:
     work: Path
     progress: Progress = field(default=silent)
     """progress(done, total, values): drawn as a line with rate and remaining time."""
+    earlier: Earlier | None = None
+    """Outputs of the same stage from other inputs; None without a store."""

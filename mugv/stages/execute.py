@@ -26,7 +26,8 @@ from mugv.platform.lock import file_lock
 from mugv.platform.records import ERROR_MARK, RunRecord, write_json
 from mugv.recipe import Recipe, recipe_from_json
 from mugv.stages.base import StageContext
-from mugv.stages.graph import Node, build_graph, needed_nodes, node_keys
+from mugv.stages.earlier import Earlier
+from mugv.stages.graph import Node, build_graph, made_with, needed_nodes, node_keys
 from mugv.stages.progress import ProgressWriter
 from mugv.store import Ref, Store, explained, open_store
 
@@ -159,7 +160,8 @@ def _work(
     record.update_stage(node.name, work=str(work), resumed=resumed)
     inputs = {name: store.fetch(ref) for name, ref in refs.items()}
     progress = ProgressWriter(record, node.name)
-    context = StageContext(recipe, node.name, node.index, inputs, refs, out, work, progress)
+    earlier = Earlier(store, node.stage, made_with(node, recipe), work)
+    context = StageContext(recipe, node.name, node.index, inputs, refs, out, work, progress, earlier)
     began = time.perf_counter()
     metrics = importlib.import_module(f"mugv.stages.{node.stage}").run(context)
     seconds = time.perf_counter() - began

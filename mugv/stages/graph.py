@@ -157,19 +157,27 @@ def node_keys(recipe: Recipe, data_digest: str) -> dict[str, str]:
     identities: dict[str, str] = {}
     for node in build_graph(recipe):
         sharded = bool(node.placement)
-        content = {
-            "stage": node.stage,
-            "parts": {path: _value(tree, path) for path in node.parts},
-            "files": {path: _file_digest(path, _value(tree, path)) for path in node.files},
-            "code": code_digest(node.code),
-            "data": data_digest if not node.inputs and node.stage == "scan" else "",
-        }
+        content = {**_content(node, tree), "data": data_digest if not node.inputs and node.stage == "scan" else ""}
         identities[node.name] = _sha({**content, "index": 0 if sharded else node.index, "inputs": _inputs(node, identities)})
         placed = {path: _value(tree, path) for path in node.placement}
         keys[node.name] = identities[node.name]
         if sharded:
             keys[node.name] = _sha({**content, "index": node.index, "placement": placed, "inputs": _inputs(node, keys)})
     return keys
+
+
+def made_with(node: Node, recipe: Recipe) -> str:
+    """SHA-256 (hex) of what decides a node's output beside its inputs."""
+    return _sha(_content(node, recipe.model_dump(mode="json", by_alias=True)))
+
+
+def _content(node: Node, tree: Any) -> dict[str, Any]:
+    return {
+        "stage": node.stage,
+        "parts": {path: _value(tree, path) for path in node.parts},
+        "files": {path: _file_digest(path, _value(tree, path)) for path in node.files},
+        "code": code_digest(node.code),
+    }
 
 
 def _inputs(node: Node, of: dict[str, str]) -> dict[str, str]:

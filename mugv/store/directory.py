@@ -93,7 +93,8 @@ class DirectoryStore:
             marker.write_text(signature)
 
     def list(self, prefix: str = "") -> list[str]:
-        names = (p.relative_to(self.root).as_posix() for p in self.root.rglob("*") if p.is_file())
+        start = self.root / prefix.rpartition("/")[0]
+        names = (p.relative_to(self.root).as_posix() for p in start.rglob("*") if p.is_file())
         return sorted(n for n in names if n.startswith(prefix) and not n.startswith("."))
 
     def put_file(self, path: Path, name: str) -> None:

@@ -84,3 +84,24 @@ def test_another_model_captions_again_and_decodes_nothing(home: Path) -> None:
         again = statuses(run(micro(home, server.url, model="other"), home, "other"))
     assert (again["caption-0"], again["caption-1"], again["curate"]) == ("ran", "ran", "ran")
     assert {again[f"curate_shard-{k}"] for k in (0, 1)} == {"hit"}
+
+
+def test_a_video_more_is_decoded_and_captioned_alone(home: Path, tmp_path: Path) -> None:
+    """Its digest changes the key of every shard; what it costs is one video."""
+    sample = SampleFootage(shots=12, shots_per_file=4)
+    (tmp_path / "videos").mkdir()
+    for file in plan(sample)[:2]:
+        write_file(file, tmp_path / "videos", sample)
+    with serving() as server:
+        run(micro(tmp_path, server.url), tmp_path, "first")
+        before = len(server.requests)
+        write_file(plan(sample)[2], tmp_path / "videos", sample)
+        done = run(micro(tmp_path, server.url), tmp_path, "second")
+        after = len(server.requests) - before
+        fresh = run(micro(tmp_path, server.url), tmp_path / "fresh", "fresh")
+    metrics = [done.stage(f"curate_shard-{k}")["metrics"] for k in (0, 1)]
+    assert sum(m["sources_taken_over"] for m in metrics) == 2
+    assert 0 < after < before
+    captions = [done.stage(f"caption-{k}")["metrics"] for k in (0, 1)]
+    assert sum(m["taken_over"] for m in captions) + after == sum(m["clips"] for m in captions)
+    assert done.stage("curate")["output"]["digest"] == fresh.stage("curate")["output"]["digest"]

@@ -7,21 +7,22 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mugv.curation.captions.ask import Conversation
 from mugv.curation.captions.model import Model, NoAnswerError
 from mugv.curation.captions.pace import Pace
 from mugv.curation.captions.pictures import StoredClip, kept_clips, pictures
-from mugv.curation.captions.record import Captioned, CaptionLog, write_captioned
+from mugv.curation.captions.record import Captioned, CaptionLog, read_captioned, write_captioned
 from mugv.errors import UserError
 from mugv.media.probe import UnreadableVideoError
 from mugv.recipe.curation import SERVICE, Captioning, Curation
 
 Progress = Callable[[int, int, dict[str, float]], None]
+Output = tuple[Mapping[str, str], Callable[[], Path | None]]
 DECODERS = 2
 """Clips that are decoded at once; each request holds the pictures of one clip and no frames."""
 LEAST_LOST = 8
@@ -39,13 +40,17 @@ def open_model(settings: Captioning) -> Model:
     return Endpoint(settings)
 
 
-def caption_part(part: Path, out: Path, work: Path, settings: Curation, progress: Progress) -> dict[str, float]:
+def caption_part(
+    part: Path, out: Path, work: Path, settings: Curation, progress: Progress, earlier: Iterable[Output] = ()
+) -> dict[str, float]:
     """Write captions.jsonl for the kept clips of a part; returns counts, tokens, cost, captions and output tokens a second.
 
+    `earlier`: outputs for other parts by the same model and recipe; what they hold (see `held`) is not asked for again.
     Raises UserError, with a count for each reason, when clips are still waiting after all attempts.
     """
     clips = [clip for clip in kept_clips(part) if not clip.row.caption or settings.tags.kind == "endpoint"]
     log = CaptionLog(work / f"{_identity(clips, settings)}.jsonl")
+    taken = _take_over(clips, log, earlier)
     session = Session(clips, settings, log, progress)
     try:
         if session.todo:
@@ -55,7 +60,32 @@ def caption_part(part: Path, out: Path, work: Path, settings: Curation, progress
     if session.waiting:
         raise UserError(session.complaint())
     write_captioned(out, (log.done[clip.row.clip_id] for clip in clips))
-    return session.metrics()
+    return {**session.metrics(), "taken_over": taken}
+
+
+def held(part: Path, folder: Path) -> dict[str, str]:
+    """Of a finished captions.jsonl, what later parts may take over: clip_id -> digest of what was asked about."""
+    digests = {clip.row.clip_id: _asked_about(clip) for clip in kept_clips(part)}
+    return {name: digests[name] for name in read_captioned([folder])}
+
+
+def _asked_about(clip: StoredClip) -> str:
+    """The clip, and its own caption: tags are of that one."""
+    return hashlib.sha256(f"{clip.row.digest} {clip.row.caption}".encode()).hexdigest()
+
+
+def _take_over(clips: list[StoredClip], log: CaptionLog, earlier: Iterable[Output]) -> int:
+    """Log what earlier outputs hold of the same clips, its tokens as nothing: they are paid for. Returns how many clips that are."""
+    missing = {clip.row.clip_id: _asked_about(clip) for clip in clips if clip.row.clip_id not in log.done}
+    before = len(missing)
+    for holds, folder in earlier if missing else ():
+        same = {name for name, digest in holds.items() if missing.get(name) == digest}
+        found = folder() if same else None
+        for name, captioned in read_captioned([found]).items() if found else ():
+            if name in same:
+                log.add(replace(captioned, tokens_input=0, tokens_output=0))
+                del missing[name]
+    return before - len(missing)
 
 
 def _identity(clips: list[StoredClip], settings: Curation) -> str:
