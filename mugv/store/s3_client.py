@@ -1,6 +1,7 @@
 """The way to an S3 server: a client from the environment, retries with growing pauses, and which answers are final.
 
-Settings: MUGV_S3_ENDPOINT (or MINIO_ENDPOINT, AWS_ENDPOINT_URL), MUGV_S3_ACCESS_KEY and MUGV_S3_SECRET_KEY (or the AWS_* pair).
+Settings: MUGV_S3_ENDPOINT (or MINIO_ENDPOINT, AWS_ENDPOINT_URL), MUGV_S3_ACCESS_KEY and MUGV_S3_SECRET_KEY (or the AWS_* pair, with
+AWS_SESSION_TOKEN where the keys are for a time).
 """
 
 from __future__ import annotations
@@ -30,19 +31,21 @@ class MissingObjectError(StoreError):
     """Nothing of that name."""
 
 
-def keys() -> tuple[str, str] | None:
-    """Access and secret key that the environment gives."""
-    access = os.environ.get("MUGV_S3_ACCESS_KEY") or os.environ.get("AWS_ACCESS_KEY_ID")
-    secret = os.environ.get("MUGV_S3_SECRET_KEY") or os.environ.get("AWS_SECRET_ACCESS_KEY")
-    return (access, secret) if access and secret else None
+def keys() -> tuple[str, str, str | None] | None:
+    """Access key, secret key and session token that the environment gives; a token belongs to AWS's own pair."""
+    env = os.environ
+    access, secret = env.get("MUGV_S3_ACCESS_KEY"), env.get("MUGV_S3_SECRET_KEY")
+    token = None if access else env.get("AWS_SESSION_TOKEN")
+    access, secret = access or env.get("AWS_ACCESS_KEY_ID"), secret or env.get("AWS_SECRET_ACCESS_KEY")
+    return (access, secret, token) if access and secret else None
 
 
 def connect(label: str) -> Minio:
     """A client of the server that the environment names. `label` says in errors what it is for. Raises UserError without keys."""
     env = os.environ
     endpoint = env.get("MUGV_S3_ENDPOINT") or env.get("MINIO_ENDPOINT") or env.get("AWS_ENDPOINT_URL") or "https://s3.amazonaws.com"
-    pair = keys()
-    if pair is None:
+    found = keys()
+    if found is None:
         raise UserError(f"{label}: no keys; set MUGV_S3_ACCESS_KEY and MUGV_S3_SECRET_KEY, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     parsed = urlparse(endpoint if "//" in endpoint else f"http://{endpoint}")
     timeout = urllib3.Timeout(connect=10, read=300)
@@ -50,8 +53,9 @@ def connect(label: str) -> Minio:
     pool = urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(0), maxsize=THREADS)
     return Minio(
         endpoint=parsed.netloc,
-        access_key=pair[0],
-        secret_key=pair[1],
+        access_key=found[0],
+        secret_key=found[1],
+        session_token=found[2],
         secure=parsed.scheme == "https",
         region=env.get("AWS_REGION", "us-east-1"),
         http_client=pool,

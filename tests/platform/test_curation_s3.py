@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from s3_server import Server, Wire, served
+from s3_server import KEYS, Server, Wire, served
 from typer.testing import CliRunner
 
 HERE = Path(__file__).resolve().parent
@@ -245,3 +245,16 @@ def test_wrong_and_missing_keys_are_told_at_once(
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(UserError, match=r"^data\.videos s3://bucket/team/raw: no keys; set MUGV_S3_ACCESS_KEY and MUGV_S3_SECRET_KEY"):
         read_sources(RAW)
+
+
+def test_keys_for_a_time_go_out_with_their_token(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a token of AWS's never goes out with another server's keys."""
+    uri = put(server, "x/a.mp4", b"bytes")
+    wire = broken_wire(server, monkeypatch, path="a.mp4", times=0)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "for-a-time")
+    assert fetch_one(SourceFile("a", "", 0, (), uri=uri), tmp_path) == b"bytes"
+    assert "x-amz-security-token: for-a-time" in wire.requests[-1].lower()
+    for name, key in zip(("ACCESS", "SECRET"), KEYS, strict=True):
+        monkeypatch.setenv(f"MUGV_S3_{name}_KEY", key)
+    assert fetch_one(SourceFile("a", "", 0, (), uri=uri), tmp_path) == b"bytes"
+    assert "x-amz-security-token" not in wire.requests[-1].lower()
