@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 CONNECT_SECONDS, READ_SECONDS = 10, 300
+NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 BUSY = {408, 425, 429}
 """Answers of a web server that pass, beside all of 5xx."""
 
@@ -145,9 +145,11 @@ def web_opener(session: Session, uri: str) -> Opener:
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.TooManyRedirects) as error:
             raise LostError(Lost("unreadable", str(error))) from None
         except requests.RequestException as error:
-            if _no_such_host(error):
+            *_, first = _causes(error)
+            # A name server that knows the name not to exist; one that is away says something else.
+            if isinstance(first, socket.gaierror) and first.errno in NO_SUCH_HOST:
                 raise LostError(Lost("vanished", f"there is no host {urlsplit(uri).hostname!r}")) from None
-            raise HTTPError(str(error)) from None
+            raise HTTPError(getattr(first, "strerror", None) or str(first)) from None
         if response.status_code in (200, 206):
             return response.raw
         with response:
@@ -169,13 +171,10 @@ def _refuse(status: int, said: str, offset: int) -> None:
     raise LostError(Lost("vanished" if status in (404, 410) else "unreadable", answer))
 
 
-def _no_such_host(error: BaseException) -> bool:
-    """Whether the name server knows the name not to exist; a name server that is away says something else."""
-    seen: Any = error
-    while seen is not None:
-        if isinstance(seen, socket.gaierror):
-            return seen.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", errno.ENOENT))
-        seen = getattr(seen, "reason", None) or seen.__cause__ or seen.__context__ or next(iter(seen.args), None)
-        if not isinstance(seen, BaseException):
-            return False
-    return False
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came from, the first cause last; libraries keep that in different places."""
+    cause: Any = error
+    while isinstance(cause, BaseException):
+        yield cause
+        kept = (getattr(cause, "reason", None), next(iter(cause.args), None), cause.__cause__, cause.__context__)
+        cause = next((found for found in kept if isinstance(found, BaseException)), None)

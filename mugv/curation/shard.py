@@ -68,7 +68,8 @@ def curate_shard(sources: Sequence[SourceFile], base: Path | None, settings: Cur
         here.add(_curate(source, got, settings, work))
         progress(before + count - len(away), len(sources), _shown(here))
     if away:
-        raise StoreError(f"{len(away)} of {len(sources)} sources cannot be had now, the others are done; the first: {away[0].detail}")
+        what = f"{len(away)} of {len(sources)} sources cannot be had now, the others are done"
+        raise StoreError(f"{what}; the first: {away[0].detail}, or take them off the list")
     total = Meter()
     for home in homes:
         total.add(Meter(**json.loads((home / METER).read_text())))
