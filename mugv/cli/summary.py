@@ -12,7 +12,9 @@ from mugv.store import Ref, open_store
 if TYPE_CHECKING:
     from rich.console import Console
 
-KEY_METRICS = 3
+KEY_METRICS = 4
+TAKEN_OVER = ("sources_taken_over", "taken_over")
+"""Shown when it is anything."""
 SHOWN_FIRST = (
     "t2v_seen_all",
     "t2v_held_out_all",
@@ -22,6 +24,9 @@ SHOWN_FIRST = (
     "version",
     "champion",
     "kept",
+    "frames_per_second",
+    "decode_share",
+    *TAKEN_OVER,
     "clips_train",
     "final_flow_loss",
 )
@@ -132,5 +137,6 @@ def _metrics(stage: dict[str, Any], made: dict[str, Any]) -> str:
     if stage.get("error"):
         return str(stage["error"])[:100]
     metrics = stage.get("metrics") or made.get("metrics", {})
-    names = sorted(metrics, key=lambda name: (SHOWN_FIRST.index(name) if name in SHOWN_FIRST else len(SHOWN_FIRST), name))
+    told = [name for name, value in metrics.items() if value or name not in TAKEN_OVER]
+    names = sorted(told, key=lambda name: (SHOWN_FIRST.index(name) if name in SHOWN_FIRST else len(SHOWN_FIRST), name))
     return ", ".join(f"{name} {metrics[name]:.4g}" for name in names[:KEY_METRICS])
