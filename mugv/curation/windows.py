@@ -157,7 +157,7 @@ class _Span:
 def _window(clip: Clip, doubtful: set[int]) -> Window:
     last, reason, detail = clip.count - 1, "", ""
     if clip.corrupt:
-        reason, detail = "corrupt", "the decoder concealed damage in it"
+        reason, detail = "corrupt", "damage in it, which the decoder concealed or a key frame ended"
     elif not doubtful.isdisjoint(range(clip.index(0), clip.index(last) + 1)):
         reason, detail = "transition", "may hold a cross-fade"
     elif clip.pictures < LEAST_PICTURES * clip.count:

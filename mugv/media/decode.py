@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from mugv.media.picture import Box, Converter, Decoded, Picture, Pixels
@@ -47,7 +48,7 @@ class Frame:
         self.key = key
         """A key frame: decoding can begin here."""
         self.corrupt = corrupt
-        """The decoder concealed damage here, or in a picture that this one is built on."""
+        """The decoder concealed damage here, or in a picture that this one is built on; or what follows shows that there is some."""
         self.picture = picture
         self._limit = limit
         self._cache: dict[tuple[str, int, Box | None], np.ndarray] = {}
@@ -98,6 +99,8 @@ class Shown(Generic[T]):
     index: int
     seconds: float
     key: bool
+    intra: bool
+    """Built on no other picture. At a cut soon after a key frame, x264 writes such a one that is no key frame."""
     corrupt: bool
     order: int
     """Its place in the order of decoding."""
@@ -149,12 +152,13 @@ class VideoReader:
                 self.info = describe(container, stream, picture)
             order = picture.dts if picture.dts is not None else number
             seconds = clock.seconds(picture)
+            how = picture.key_frame, picture.key_frame or picture.pict_type == PictureType.I, picture.is_corrupt, order
             if seconds is None:
-                yield Shown(None, -1, self.seconds, picture.key_frame, picture.is_corrupt, order)
+                yield Shown(None, -1, self.seconds, *how)
                 continue
             self.count, self.seconds = self.count + 1, seconds
             kept = keep(Decoded(picture, converter))
-            yield Shown(kept, self.count - 1, seconds, picture.key_frame, picture.is_corrupt, order)
+            yield Shown(kept, self.count - 1, seconds, *how)
         if self.info is None:
             raise UnreadableVideoError(f"no frame can be decoded ({self.problem or 'the stream is empty'})")
         self.problem = self.problem or _missing(self.info, self.count, self.seconds)
@@ -175,7 +179,7 @@ class VideoReader:
 
 
 def _judged(pictures: Iterable[Shown[T]]) -> Iterator[Shown[T]]:
-    """Marks those in which damage shows: from one that the decoder had to conceal to the next key frame, in the order of
+    """Marks those in which damage shows: from one that the decoder had to conceal to the next intra picture, in the order of
     decoding. Pictures wait a little, since one that is shown before the damaged one may be built on it."""
     waiting: deque[Shown[T]] = deque()
     since: int | None = None
@@ -184,7 +188,7 @@ def _judged(pictures: Iterable[Shown[T]]) -> Iterator[Shown[T]]:
             since = picture.order if since is None else min(since, picture.order)
             for shown in waiting:
                 shown.corrupt = shown.corrupt or shown.order > picture.order
-        elif since is not None and picture.key and picture.order > since:
+        elif since is not None and picture.intra and picture.order > since:
             since = None
         picture.corrupt = since is not None and picture.order >= since
         waiting.append(picture)

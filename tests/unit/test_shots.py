@@ -77,7 +77,29 @@ def test_a_cross_fade_is_found_whole_though_both_cameras_move(length, across):
     inside = found[50 : 50 + length]
     assert inside.count("b") >= 0.7 * length
     assert "s" not in inside
-    assert set(found[: 50 - 4]) == set(found[50 + length + 4 :]) == {"s"}
+    assert set(found[: 50 - 6]) == set(found[50 + length + 6 :]) == {"s"}
+
+
+def test_a_dark_scene_that_comes_out_of_black_or_goes_into_it_is_no_shot_before_it_is_there():
+    """Of so little contrast no span of a fade counts."""
+    scene = moving(1, 40) * 0.12
+    rise = np.linspace(0, 1, 20).reshape(-1, 1, 1, 1)
+    out = tags(np.concatenate([moving(2, 30), np.zeros((8, HEIGHT, WIDTH, 3)), scene[:20] * rise, scene[20:]]))
+    assert "s" not in out[30:54]
+    assert set(out[64:]) == {"s"}
+    into = tags(np.concatenate([scene[:20], scene[20:] * rise[::-1], np.zeros((8, HEIGHT, WIDTH, 3)), moving(2, 30)]))
+    assert "s" not in into[26:46]
+    assert set(into[:8]) == {"s"}
+
+
+def test_a_mix_of_look_alikes_is_told_by_its_even_steps():
+    """Frames and bars around two scenes make them alike; a camera does not start and stop at once."""
+    first, last = moving(1, 46, across=0.0, down=0.0), moving(2, 46, across=0.0, down=0.0)
+    for scene in (first, last):
+        scene[:, :36] = scene[:, -36:] = moving(3, 1)[0, :36]
+    found = tags(joined(first, last, 8))
+    assert set(found[38:46]) == {"b"}
+    assert set(found[:30]) == set(found[54:]) == {"s"}
 
 
 @pytest.mark.parametrize("colour", [0.0, 255.0])
@@ -159,6 +181,41 @@ def test_a_clip_that_touches_damage_is_rejected():
     info = VideoInfo("raw", WIDTH, HEIGHT, 24, 60, 2.5, 0)
     windows = list(cut_windows(tag_frames(frames, 24, ShotSplit()), info, ShotSplit(), ClipFormat(frames=17, fps=24, stride_frames=17)))
     assert [w.reason for w in windows if w.clip] == ["", "corrupt", ""]
+
+
+def damaged_frames(pictures: np.ndarray, keys: set[int], fps: float = 24) -> list[int]:
+    """Numbers of the frames that the detector takes for damaged."""
+    noise = np.random.default_rng(0).normal(0, 1, pictures.shape)
+    frames = [Frame.from_rgb(k, k / fps, f) for k, f in enumerate(np.clip(pictures + noise, 0, 255).astype(np.uint8))]
+    for k in keys:
+        frames[k].key = True
+    return [tagged.frame.index for tagged in tag_frames(frames, fps, ShotSplit()) if tagged.frame.corrupt]
+
+
+def garbage(seed: int) -> np.ndarray:
+    """Stripes, as a decoder shows that reads wrong bits."""
+    return np.repeat(np.random.default_rng(seed).integers(0, 2, (1, WIDTH // 3, 1)) * 180.0, HEIGHT // 3, axis=0)
+
+
+@pytest.mark.parametrize("end", [32, 44])
+def test_damage_that_the_decoder_missed_is_seen_where_a_key_frame_ends_it(end):
+    bad = np.s_[20:end, HEIGHT // 3 * 2 :, : WIDTH // 3]
+    pictures = moving(1, 60)
+    pictures[bad] = garbage(2)
+    assert damaged_frames(pictures, {0, end}) == list(range(20, end)), "it began between two key frames"
+    pictures = np.concatenate([moving(3, 20), moving(1, 40)])
+    pictures[bad] = garbage(2)
+    assert damaged_frames(pictures, {0, 20, end}) == list(range(20, end)), "it began with a shot"
+
+
+def test_no_key_frame_of_sound_footage_is_taken_for_the_end_of_damage():
+    keys = set(range(0, 60, 5))
+    lit, brighter = moving(3, 60), moving(4, 60)
+    lit[25:28] = lit[25:28] * 1.6 + 60
+    brighter[30:] = brighter[30:] * 1.4 + 20
+    for pictures in (moving(1, 60, across=9, down=4), moving(2, 60, zoom=-0.01), lit, brighter, joined(moving(5, 40), moving(6, 30), 10)):
+        assert damaged_frames(pictures, keys) == []
+    assert damaged_frames(np.concatenate([moving(7, 30), moving(8, 30)]), keys) == []
 
 
 def test_the_content_score_is_the_librarys():

@@ -42,7 +42,7 @@ REASONS = {
     "transition": "a cut, fade or dissolve runs through it",
     "too_short": "its shot gives no whole clip",
     "truncated": "the file ends inside its shot",
-    "corrupt": "the decoder had to make up pictures",
+    "corrupt": "the decoder had to make up pictures, or showed what a key frame then put right",
     "unreadable": "the file cannot be decoded",
     "no_video": "the file has no video stream",
     "vanished": "the source was gone when it was read",

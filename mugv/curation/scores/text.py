@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,8 @@ DENSITY = 0.18
 """Share of the pixels of a window that are such edges where there is writing."""
 GRID = 32
 """Sides that the network takes are multiples of this."""
+FINER = 2
+"""The network sees a region at this many times the size at which it was found, where the source has it and MOST_PIXELS allow."""
 MOST_PIXELS = 192 * 352
 """Larger regions are scaled down: about 20 ms."""
 SAME = 0.5
@@ -51,29 +53,38 @@ class Text:
 
     def __init__(self, settings: Settings, detector: Detector) -> None:
         self.detector = detector
-        self.input = Input("luma", settings.short_side, FRAMES)
+        self.short_side = settings.short_side
+        self.input = Input("luma", FINER * settings.short_side, FRAMES)
 
     def __call__(self, clip: Clip) -> float:
-        frames = [clip.luma(k, self.input.short_side) for k in spread(clip.count, FRAMES)]
-        edges = [cv2.Sobel(frame, cv2.CV_16S, 1, 0) for frame in frames]
-        area = sum(self._area(frames, edges, region) for region in candidates(edges))
-        return min(1.0, area / frames[0].size)
+        shown = spread(clip.count, FRAMES)
+        edges = [cv2.Sobel(clip.luma(k, self.short_side), cv2.CV_16S, 1, 0) for k in shown]
+        area = sum(self._area(clip, shown, edges, region) for region in candidates(edges))
+        return min(1.0, area / edges[0].size)
 
-    def _area(self, frames: list[np.ndarray], edges: list[np.ndarray], region: Region) -> float:
+    def _area(self, clip: Clip, shown: Sequence[int], edges: list[np.ndarray], region: Region) -> float:
         """Text of a region, pixels. Writing must be seen in two frames, with the same edges: a texture has the likeness of it by chance."""
         x, y, width, height, pair = region
-        scale = min(1.0, (MOST_PIXELS / (width * height)) ** 0.5)
+        scale = min(FINER, (MOST_PIXELS / (width * height)) ** 0.5)
         size = (_grid(width * scale), _grid(height * scale))
         seen: np.ndarray | None = None
         inside = (slice(y, y + height), slice(x, x + width))
         for k in (pair, pair + 1):
-            probability = self.detector(cv2.resize(frames[k][inside], size, interpolation=cv2.INTER_LINEAR))
+            fine = clip.luma(shown[k], self.input.short_side)
+            probability = self.detector(cv2.resize(_part(fine, edges[k].shape, region), size, interpolation=cv2.INTER_LINEAR))
             seen = probability if seen is None else cv2.min(seen, probability)
             boxes = text_boxes(seen)
             if not boxes:
                 return 0.0
         stay = _stay(edges[pair][inside], edges[pair + 1][inside], size)
         return sum(w * h for *_, w, h in (box for box in boxes if stay(box))) * width * height / (size[0] * size[1])
+
+
+def _part(fine: np.ndarray, shape: tuple[int, ...], region: Region) -> np.ndarray:
+    """A region, given for pictures of `shape`, of the same picture in another size."""
+    x, y, width, height, _ = region
+    rows, columns = fine.shape[0] / shape[0], fine.shape[1] / shape[1]
+    return fine[round(y * rows) : round((y + height) * rows), round(x * columns) : round((x + width) * columns)]
 
 
 Region = tuple[int, int, int, int, int]

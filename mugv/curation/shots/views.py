@@ -7,7 +7,9 @@ the other by optical flow, and in blocks that may have moved; a flash or a chang
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -25,12 +27,17 @@ LETTERBOX = 8
 """Luma up to which a row may be a letterbox bar; a faded picture is brighter."""
 BLOCK, SEARCH, STEP = 16, 12, 12
 """Blocks that are looked for in the other picture, how far, and their distance, pixels."""
+CELLS = (8, 6)
+"""Columns and rows of the parts in which a leap is looked for."""
+LEAP, LEAPING, LARGEST_LEAP = 4.0, 4, 16.0
+"""Levels of a cell beyond 1.5 times what it changes in any step nearby, the cells that do so, and what the largest of them leaps."""
 
 
 class View:
     """A frame of [h, w] pixels, short side 54 (or the source's own)."""
 
     def __init__(self, frame: Frame) -> None:
+        self.key = frame.key
         self.bgr = frame.bgr(SIDE)
         self.gray = cv2.cvtColor(self.bgr, cv2.COLOR_BGR2GRAY)
         first, end = _lit(self.gray)
@@ -69,6 +76,24 @@ class View:
 def change(first: View, second: View) -> float:
     """Root mean square difference, levels."""
     return cv2.norm(first.bgr, second.bgr) / float(np.sqrt(first.bgr.size))
+
+
+def leaps(views: Sequence[View]) -> bool:
+    """Whether parts of the picture leap from the third of six views in a row to the fourth and at no other step, light taken out.
+
+    On footage with known truth (66 key frames inside of shots) the end of visible damage leaps in 2 to 40 cells of 48, by 8 to 77
+    levels; other key frames in at most 2 cells, but flashes in up to 39, by at most 15 (a program not kept).
+    """
+    steps = [_cell_change(a, b) for a, b in pairwise(views)]
+    leap = steps.pop(2) - 1.5 * np.max(steps, axis=0)
+    return int((leap > LEAP).sum()) >= LEAPING and float(leap.max()) > LARGEST_LEAP
+
+
+def _cell_change(first: View, second: View) -> np.ndarray:
+    """Mean absolute difference float32 [rows, columns] of CELLS, the second's light and contrast made those of the first."""
+    gain = (first.spread + 2) / (second.spread + 2)
+    levelled = np.clip(second.gray.astype(np.float32) * gain + (first.mean - second.mean * gain), 0, 255)
+    return cv2.resize(cv2.absdiff(first.gray.astype(np.float32), levelled), CELLS, interpolation=cv2.INTER_AREA)
 
 
 def colour(first: View, second: View) -> float:
