@@ -9,7 +9,7 @@ import pytest
 from footage_tools import encode, scaled, shot, sound_only, truncated
 
 from mugv.curation.windows import Clip
-from mugv.media.decode import Frame, VideoReader, read_video, resample
+from mugv.media.decode import Frame, VideoReader, _judged, read_video, resample
 from mugv.media.encode import write_video
 from mugv.media.probe import NoVideoStreamError, UnreadableVideoError, probe
 from mugv.media.resize import fit_short_side, halved, resize_crop
@@ -177,3 +177,15 @@ def test_a_4k_frame_is_never_held_as_rgb(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1500
+
+
+def test_damage_ends_with_an_intra_picture_that_is_no_key_frame(tmp_path):
+    """x264 writes one at a cut soon after a key frame; what comes after it is sound."""
+    scenes = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
+    path = encode(tmp_path / "a.mp4", np.repeat(scenes, 9, axis=0))
+    pictures = list(VideoReader(path).read(lambda picture: None))
+    assert [(p.index, p.key) for p in pictures if p.intra] == [(0, True), (9, False)]
+    pictures[4].corrupt = True
+    assert {p.index for p in _judged(pictures) if p.corrupt} <= set(range(9))
+    assert pictures[4].corrupt
+    assert not pictures[12].corrupt
