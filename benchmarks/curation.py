@@ -1,7 +1,7 @@
 """Every figure of curation beside its bar.
 
     python -m benchmarks.curation              all of it (about an hour on two cores)
-    python -m benchmarks.curation accuracy     footage with known truth (two looks; --seed N: other footage), Sintel trailer, motorcycle clip
+    python -m benchmarks.curation accuracy     footage with known truth (two looks; --seed N: other footage), Sintel trailer, a 4K clip
     python -m benchmarks.curation speed        against decoding alone and against `scenedetect`
     python -m benchmarks.curation memory       peak on a 2-hour 1080p file
     python -m benchmarks.curation plan         a list of 100,000 URIs
