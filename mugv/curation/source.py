@@ -78,7 +78,7 @@ def measure_source(source: SourceFile, path: Path, settings: Curation, meter: Me
         yield Measured(whole_file(source, "unreadable", str(error)), None)
     if held:
         row = held.row
-        if reader.problem and row.reason not in ("transition", "black"):
+        if reader.problem:
             row = replace(row, status="rejected", reason="truncated", detail=reader.problem)
         yield Measured(row, held.clip)
     if meter:

@@ -17,7 +17,7 @@ def test_killed_runs_repeat_only_the_source_in_flight_and_end_in_the_same_bytes(
         "".join(json.dumps({"source": f"{k}.mp4", "caption": f"c{k}"}) + "\n" for k in range(8))
     )
     recipe = recipe_for(tmp_path, f"data.videos={tmp_path / 'videos'}", "data.shards=2")
-    found = kill_anywhere(recipe, tmp_path / "runs", kills=4)
+    found = kill_anywhere(recipe, tmp_path / "runs", kills=6)
     assert found.kills >= 2
     assert len(found.begun) == 8
     assert found.repeated <= found.kills
