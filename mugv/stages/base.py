@@ -39,4 +39,4 @@ class StageContext:
     progress: Progress = field(default=silent)
     """progress(done, total, values): drawn as a line with rate and remaining time."""
     earlier: Earlier | None = None
-    """Outputs of the same stage from other inputs; None without a store."""
+    """Outputs of the same stage from other inputs; None for a stage that takes nothing over, and without a store."""

@@ -27,7 +27,7 @@ from mugv.platform.records import ERROR_MARK, RunRecord, write_json
 from mugv.recipe import Recipe, recipe_from_json
 from mugv.stages.base import StageContext
 from mugv.stages.earlier import Earlier
-from mugv.stages.graph import Node, build_graph, made_with, needed_nodes, node_keys
+from mugv.stages.graph import SHARD_INPUTS, Node, build_graph, made_with, needed_nodes, node_keys
 from mugv.stages.progress import ProgressWriter
 from mugv.store import Ref, Store, explained, open_store
 
@@ -160,7 +160,8 @@ def _work(
     record.update_stage(node.name, work=str(work), resumed=resumed)
     inputs = {name: store.fetch(ref) for name, ref in refs.items()}
     progress = ProgressWriter(record, node.name)
-    earlier = Earlier(store, node.stage, made_with(node, recipe), work)
+    # Weights are hashed for this: not for stages that take nothing over.
+    earlier = Earlier(store, node.stage, made_with(node, recipe), work) if node.stage in SHARD_INPUTS else None
     context = StageContext(recipe, node.name, node.index, inputs, refs, out, work, progress, earlier)
     began = time.perf_counter()
     metrics = importlib.import_module(f"mugv.stages.{node.stage}").run(context)
