@@ -15,7 +15,7 @@ from mugv.recipe.curation import ShotSplit
 BRIDGE = 8
 """Frames between two parts of one transition that belong to it."""
 FADES, LONGEST_FADE = 1.02, 25
-"""By how much the contrast grows from frame to frame out of black, or shrinks into it, and for how many frames at most."""
+"""By how much the contrast grows from frame to frame out of black, or shrinks into it; frames before black that are looked at."""
 
 
 @dataclass(frozen=True)
