@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mugv.errors import UserError
-from mugv.evaluation.scores import ATTRIBUTES, CHANCE
+from mugv.evaluation.scores import CHANCE, ROWS
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 PICTURE = Path("docs/images/samples.webp")
@@ -29,9 +29,9 @@ def table(tree: dict[str, Any]) -> str:
         raise UserError(f"this run has no judge's table: {tree['judge_reason']}")
     columns = list(tree["table"].values())
     rows = [["", *(c["title"] for c in columns), "chance"]]
-    for name in (*ATTRIBUTES, "all"):
+    for name, title in ROWS.items():
         cells = [f"**{c[name]['value']:.2f}** ({c[name]['low']:.2f} to {c[name]['high']:.2f})" for c in columns]
-        rows.append(["all three" if name == "all" else name, *cells, f"{CHANCE[name]:.2f}"])
+        rows.append([title, *cells, f"{CHANCE[name]:.2f}"])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|---" * len(rows[0]) + "|")
     return "\n".join([*lines, "", _caption(tree)])

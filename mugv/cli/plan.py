@@ -115,7 +115,9 @@ def _status(recipe: Recipe, nodes: list[Node], state: Path) -> dict[str, str]:
 
 def node_cost(recipe: Recipe, node: Node) -> Cost:
     """Parameters, tokens, FLOPs and memory of the stages that train or generate."""
+    from mugv.precision import resolve
     from mugv.training.flops import stage_divisor
+    from mugv.training.memory import VALUE_BYTES
 
     if node.stage == "pretrain":
         return _training_cost(recipe, recipe.pretrain[node.index], stage_divisor(recipe, node.index))
@@ -123,9 +125,10 @@ def node_cost(recipe: Recipe, node: Node) -> Cost:
         return _training_cost(recipe, recipe.sft)
     if node.stage == "align" and recipe.align:
         round_ = recipe.align.rounds[node.index]
+        device = "cuda" if recipe.resources.train.gpus else "cpu"
         # A preference step runs the network and its frozen reference: four forwards' worth of FLOPs for each clip instead of three.
         like = _last_stage(recipe).model_copy(update={"steps": round_.steps, "batch": round_.batch, "average_decay": 0.0})
-        cost = _training_cost(recipe, like, copies=2 if recipe.parallel.precision == "bf16" else 4)
+        cost = _training_cost(recipe, like, copies=VALUE_BYTES[resolve(recipe.parallel.precision, device)])
         return replace(cost, flops=cost.flops * 4 / 3)
     if node.stage in ("candidates", "evaluate"):
         return _sampling_cost(recipe, node.stage)

@@ -96,10 +96,12 @@ def print_judge(console: Console, record: RunRecord) -> None:
 def _print_columns(console: Console, columns: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
-    table = Table("judge, share right [95% interval]", "clips", "colour", "shape", "direction", "all three", box=None, pad_edge=False)
+    from mugv.evaluation.scores import ROWS
+
+    table = Table("judge, share right [95% interval]", "clips", *ROWS.values(), box=None, pad_edge=False)
     for column in columns:
         score = column["score"]
-        cells = [f"{r['value']:.2f} ({r['low']:.2f}-{r['high']:.2f})" for r in (score[n] for n in ("colour", "shape", "direction", "all"))]
+        cells = [f"{r['value']:.2f} ({r['low']:.2f}-{r['high']:.2f})" for r in (score[n] for n in ROWS)]
         table.add_row(column["title"], str(score["n"]), *cells)
     console.print(table)
 

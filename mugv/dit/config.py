@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from megatron.core.transformer import TransformerConfig
 
+from mugv.precision import here, resolve
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Parallel
 
@@ -57,7 +58,8 @@ class DiTConfig(TransformerConfig):
 
 def make_config(model: DiTModel, text_width: int, width_divisor: int, layout: Parallel) -> DiTConfig:
     """The megatron configuration of `model`, its width and heads divided by `width_divisor` (stages before an expansion)."""
-    dtype = torch.bfloat16 if layout.precision == "bf16" else torch.float32
+    bf16 = resolve(layout.precision, here()) == "bf16"
+    dtype = torch.bfloat16 if bf16 else torch.float32
     full = layout.recompute == "full"
     return DiTConfig(
         num_layers=model.layers,
@@ -76,7 +78,7 @@ def make_config(model: DiTModel, text_width: int, width_divisor: int, layout: Pa
         bias_dropout_fusion=False,
         use_cpu_initialization=True,
         perform_initialization=False,
-        bf16=layout.precision == "bf16",
+        bf16=bf16,
         params_dtype=dtype,
         pipeline_dtype=dtype,
         tensor_model_parallel_size=layout.tensor,

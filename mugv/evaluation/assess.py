@@ -18,7 +18,7 @@ from mugv.evaluation.columns import (
     sample_columns,
 )
 from mugv.evaluation.reconstruction import Mean, quality, reconstruct
-from mugv.evaluation.scores import ATTRIBUTES
+from mugv.evaluation.scores import ROWS
 from mugv.media.shapes import parse_caption
 from mugv.recipe.schema import Evaluate
 
@@ -50,7 +50,7 @@ class Assessment:
         for column in self.columns:
             score = column.score()
             if score:
-                found |= {f"{column.key}_{name}": getattr(score, name).value for name in (*ATTRIBUTES, "all")}
+                found |= {f"{column.key}_{name}": getattr(score, name).value for name in ROWS}
         found |= {f"vae_{name}": mean.value for name, mean in (("psnr", self.psnr), ("ssim", self.ssim)) if mean}
         return found
 

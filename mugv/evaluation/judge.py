@@ -39,7 +39,10 @@ _HUES = {name: complex(rgb[0] - 0.5 * (rgb[1] + rgb[2]), np.sqrt(0.75) * (rgb[1]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a clip shows. None: not sure. Confidences are in [0, 1]: agreement of hue, template IoU, straightness of the path."""
+    """What a clip shows. None: not sure. Confidences are in [0, 1]: agreement of hue, template IoU, straightness of the path.
+
+    `steady`: the colour and shape that every single frame shows ("red circle"); "" when a frame shows another, or none for sure.
+    """
 
     colour: str | None
     shape: str | None
@@ -47,10 +50,12 @@ class Verdict:
     colour_confidence: float = 0.0
     shape_confidence: float = 0.0
     direction_confidence: float = 0.0
+    steady: str | None = None
 
     def matches(self, combination: Combination) -> dict[str, bool]:
-        """Attribute -> whether the clip shows what was asked for."""
-        return {name: getattr(self, name) == getattr(combination, name) for name in ("colour", "shape", "direction")}
+        """Attribute -> whether the clip shows what was asked for; `steady`: in every frame."""
+        found = {name: getattr(self, name) == getattr(combination, name) for name in ("colour", "shape", "direction")}
+        return found | {"steady": self.steady == f"{combination.colour} {combination.shape}"}
 
 
 NOTHING = Verdict(None, None, None)
@@ -66,10 +71,12 @@ def judge(clip: np.ndarray) -> Verdict:
     if len(shown) < max(2, MINIMUM_FRAMES * len(clip)):
         return NOTHING
     centres = _centres(weights_THW[shown])
+    overlaps = {shape: _overlap(shape, masks_THW[shown], centres) for shape in SHAPES}
     colour, colour_confidence = _colour(chroma_THW[masks_THW])
-    shape, shape_confidence = _shape(masks_THW[shown], centres)
+    shape, shape_confidence = _shape({name: float(each.mean()) for name, each in overlaps.items()})
     direction, direction_confidence = _direction(shown, centres / min(masks_THW.shape[1:]), len(clip))
-    return Verdict(colour, shape, direction, colour_confidence, shape_confidence, direction_confidence)
+    steady = _steady(chroma_THW, masks_THW, overlaps) if len(shown) == len(clip) else ""
+    return Verdict(colour, shape, direction, colour_confidence, shape_confidence, direction_confidence, steady)
 
 
 def _shrink(clip: np.ndarray) -> np.ndarray:
@@ -139,9 +146,17 @@ def _colour(chroma: np.ndarray) -> tuple[str | None, float]:
     return (name if agreement >= MINIMUM_HUE_AGREEMENT else None), agreement
 
 
-def _shape(masks_THW: np.ndarray, centres: np.ndarray) -> tuple[str | None, float]:
-    """The template with the best IoU, averaged over the frames, at the object's centroid and over scales around its area."""
-    overlaps = {shape: float(_overlap(shape, masks_THW, centres).mean()) for shape in SHAPES}
+def _steady(chroma_THW: np.ndarray, masks_THW: np.ndarray, overlaps: dict[str, np.ndarray]) -> str:
+    """Colour and shape of the frames, each read alone by the clip's rules; "" when they differ or one is not sure."""
+    seen = set()
+    for t, (chroma, mask) in enumerate(zip(chroma_THW, masks_THW, strict=True)):
+        seen.add((_colour(chroma[mask])[0], _shape({name: float(each[t]) for name, each in overlaps.items()})[0]))
+    colour, shape = seen.pop()
+    return f"{colour} {shape}" if not seen and colour and shape else ""
+
+
+def _shape(overlaps: dict[str, float]) -> tuple[str | None, float]:
+    """The template with the best IoU (of a frame, or their mean) at the object's centroid and over scales around its area."""
     best, second = sorted(overlaps, key=overlaps.__getitem__, reverse=True)[:2]
     sure = overlaps[best] >= MINIMUM_OVERLAP and overlaps[best] - overlaps[second] >= MINIMUM_OVERLAP_LEAD
     return (best if sure else None), overlaps[best]

@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 
 from mugv.evaluation import charts
-from mugv.evaluation.scores import ATTRIBUTES, CHANCE, Score
+from mugv.evaluation.scores import CHANCE, ROWS, Score
 
 CURVES_A_STAGE = 3
 BOOKKEEPING = frozenset({"step", "time", "seconds", "learning_rate", "gradient_norm"})
@@ -117,7 +117,7 @@ def render_report(data: ReportData) -> str:
     return environment.from_string(template).render(
         data=data,
         table=_table(data),
-        attributes=[*ATTRIBUTES, "all"],
+        attributes=list(ROWS),
         chance=CHANCE,
         charts=[(c, charts.line_chart(c.steps, c.values, c.metric)) for c in data.curves],
         images={name: _data_uri(name, content) for name, content in data.pictures.items()},
@@ -187,8 +187,8 @@ def duration(seconds: float) -> str:
 def _table(data: ReportData) -> list[dict[str, Any]]:
     """A row an attribute: its name, chance, and a cell a column."""
     return [
-        {"name": name, "chance": CHANCE[name], "cells": [_cell(data, column, name) for column in data.columns]}
-        for name in (*ATTRIBUTES, "all")
+        {"name": name, "title": title, "chance": CHANCE[name], "cells": [_cell(data, column, name) for column in data.columns]}
+        for name, title in ROWS.items()
     ]
 
 

@@ -11,8 +11,11 @@ from mugv.evaluation.judge import Verdict
 from mugv.media.shapes import COLOURS, DIRECTIONS, SHAPES, Combination
 
 ATTRIBUTES = ("colour", "shape", "direction")
+ROWS = {"colour": "colour", "shape": "shape", "direction": "direction", "all": "all three", "steady": "steady"}
+"""Rows of the judge's table and their names there. `all`: the three attributes at once; `steady`: colour and shape in every frame."""
 CHANCE = {"colour": 1 / len(COLOURS), "shape": 1 / len(SHAPES), "direction": 1 / len(DIRECTIONS)}
 CHANCE["all"] = CHANCE["colour"] * CHANCE["shape"] * CHANCE["direction"]
+CHANCE["steady"] = CHANCE["colour"] * CHANCE["shape"]
 
 
 @dataclass(frozen=True)
@@ -45,20 +48,21 @@ def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Score:
-    """A column of the table: a rate for each attribute, and for all three at once."""
+    """A column of the table: a rate for each of ROWS."""
 
     n: int
     colour: Rate
     shape: Rate
     direction: Rate
     all: Rate
+    steady: Rate
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @staticmethod
     def from_dict(tree: dict[str, Any]) -> Score:
-        return Score(n=tree["n"], **{name: Rate(**tree[name]) for name in (*ATTRIBUTES, "all")})
+        return Score(n=tree["n"], **{name: Rate(**tree[name]) for name in ROWS})
 
 
 def score_table(verdicts: Sequence[Verdict], combinations: Sequence[Combination]) -> Score:
@@ -67,7 +71,7 @@ def score_table(verdicts: Sequence[Verdict], combinations: Sequence[Combination]
         raise ValueError(f"{len(verdicts)} verdicts for {len(combinations)} combinations")
     matches = [v.matches(c) for v, c in zip(verdicts, combinations, strict=True)]
     n = len(matches)
-    unsure = {name: sum(getattr(v, name) is None for v in verdicts) for name in ATTRIBUTES}
-    rates = {name: Rate.of(sum(m[name] for m in matches), n, unsure[name]) for name in ATTRIBUTES}
+    unsure = {name: sum(getattr(v, name) is None for v in verdicts) for name in (*ATTRIBUTES, "steady")}
+    rates = {name: Rate.of(sum(m[name] for m in matches), n, unsure[name]) for name in (*ATTRIBUTES, "steady")}
     any_unsure = sum(any(getattr(v, name) is None for name in ATTRIBUTES) for v in verdicts)
-    return Score(n=n, **rates, all=Rate.of(sum(all(m.values()) for m in matches), n, any_unsure))
+    return Score(n=n, **rates, all=Rate.of(sum(all(m[name] for name in ATTRIBUTES) for m in matches), n, any_unsure))

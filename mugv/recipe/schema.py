@@ -9,6 +9,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mugv.precision import Precision, resolve
 from mugv.recipe.curation import Curation as Curation
 from mugv.recipe.flow import Flow as Flow
 from mugv.recipe.flow import FrameMask as FrameMask
@@ -80,7 +81,8 @@ class VAETraining(Part):
     """alpha of the adaptive weight 1 + alpha |d_t laplacian(x)| / mean, clipped at 5 (paper 4.1)."""
     linear_start: bool = False
     """The first `temporal` phase starts from the PCA of the trunk's features; for windows of one latent."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "auto"
+    """Of the arithmetic; weights are fp32. auto: bf16 on a GPU and on processors with bf16 units, else fp32."""
     save_every: Positive = 200
 
 
@@ -235,7 +237,8 @@ class Parallel(Part):
     """Reduce gradients during backward and gather parameters during forward; needs the distributed optimizer."""
     recompute: Literal["none", "selective", "full"] = "none"
     """selective: norms, GELU and rotations are made again in backward; full: whole blocks."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "auto"
+    """Of weights and arithmetic. auto: bf16 on a GPU (with fp32 masters in the optimizer), fp32 on a CPU."""
     micro_batch: Positive | None = None
     """Clips of a micro-batch on one data-parallel rank; unset: all of the rank's clips at once."""
     pack: bool = False
@@ -244,8 +247,13 @@ class Parallel(Part):
     async_save: bool = False
     """Checkpoints are written while training goes on."""
 
+    def resolved(self, device: str) -> Parallel:
+        """The same layout with the precision that `auto` means on a device type."""
+        return self.model_copy(update={"precision": resolve(self.precision, device)})
+
     @property
     def data(self) -> int:
+        """Data-parallel ranks."""
         return self.world // (self.tensor * self.pipeline * self.context)
 
     @model_validator(mode="after")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 def describe(ctx: StageContext, latents: LatentSet, stage: TrainStage, divisor: int) -> dict[str, Any]:
     """config.json of a DiT checkpoint: everything that generation and later stages need."""
+    from mugv.precision import here, resolve
+
     recipe = ctx.recipe
     return {
         "model": recipe.dit.model_dump(),
@@ -32,6 +34,7 @@ def describe(ctx: StageContext, latents: LatentSet, stage: TrainStage, divisor: 
         "fps": recipe.curation.clip.fps,
         "flow": stage.flow.model_dump(),
         "latents": ctx.refs["latents"].to_dict(),
+        "precision": resolve(recipe.parallel.precision, here()),
     }
 
 

@@ -60,12 +60,14 @@ def _encode_all(ctx: StageContext, clips: ClipSet, rows: list[ClipRow], vae: Vid
     import torch
 
     from mugv.media.resize import resize_crop
+    from mugv.precision import resolve
 
     means, variances, batch = [], [], ctx.recipe.encode.batch
+    bf16 = resolve(ctx.recipe.vae.train.precision, "cpu", autocast=True) == "bf16"
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
         pixels = np.stack([resize_crop(clips.frames(r.clip_id), *size) for r in part])
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=ctx.recipe.vae.train.precision == "bf16"):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             posterior = vae.encode(torch.from_numpy(pixels).permute(0, 4, 1, 2, 3).float() / 127.5 - 1)
         means.append(posterior.mean.float())
         variances.append(posterior.logvar.float().exp())

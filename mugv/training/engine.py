@@ -117,7 +117,7 @@ class Engine:
             adam_beta2=s.beta2,
             adam_eps=s.epsilon,
             clip_grad=s.clip_gradient,
-            bf16=self.layout.precision == "bf16",
+            bf16=self.config.bf16,
             params_dtype=self.config.params_dtype,
             use_distributed_optimizer=self.layout.distributed_optimizer,
             overlap_param_gather=self.layout.overlap,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import NamedTuple
 
+from mugv.precision import resolve
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Parallel, Recipe, TrainStage
 from mugv.training.flops import FREQUENCY_WIDTH, Clip, dit_parameters
@@ -68,7 +69,8 @@ class Shapes:
 
     @property
     def value(self) -> int:
-        return VALUE_BYTES[self.layout.precision]
+        """Bytes of a weight or an activation."""
+        return VALUE_BYTES[resolve(self.layout.precision, "cuda" if self.gpu else "cpu")]
 
     @property
     def local_tokens(self) -> int:
@@ -273,7 +275,7 @@ def stage_memory(s: Shapes, micro_batches: int, stage: int, copies: int = 0) -> 
     networks (AVERAGE_BYTES for a running average, the precision's for a frozen reference)."""
     layout, layers = s.layout, s.model.layers
     parameters = rank_parameters(s.model, s.text_width, layout, stage, s.divisor)
-    masters_and_moments = (4 if layout.precision == "bf16" else 0) + 8
+    masters_and_moments = (4 if s.value == 2 else 0) + 8
     shards = layout.data * layout.context if layout.distributed_optimizer else 1
     blocks = blocks_in_flight(layout, layers, micro_batches, stage)
     passes = -(-blocks // (layers // (layout.pipeline * layout.virtual_pipeline)))

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mugv.errors import UserError
+from mugv.precision import resolve
 from mugv.recipe.schema import VAEPhase, VAETraining
 from mugv.vae.discriminator import PatchDiscriminator
 from mugv.vae.linear_start import start_linear
@@ -57,6 +58,7 @@ class VAETask:
         self.clips = torch.empty(0)
         self.features: Tensor | None = None
         self.device = next(vae.parameters()).device
+        self.bf16 = resolve(settings.precision, self.device.type, autocast=True) == "bf16"
         self.discriminator = PatchDiscriminator().to(self.device) if settings.gan_weight > 0 else None
         if self.discriminator:
             self.discriminator_optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=1e-4, betas=(0.5, 0.9), weight_decay=0)
@@ -126,7 +128,7 @@ class VAETask:
     def _cache_features(self) -> None:
         """Trunk features of every training frame, [N, T, C, h, w], in the precision of the training."""
         n, t, height, width = self.clips.shape[:4]
-        dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if self.bf16 else torch.float32
         shape = (n, t, self.vae.config.feature_channels, height // 8, width // 8)
         if torch.Size(shape).numel() * dtype.itemsize > CACHE_BYTES:
             return
@@ -240,7 +242,7 @@ class VAETask:
         return norm
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
 
 def trainable(vae: VideoVAE, phase: VAEPhase) -> list[nn.Parameter]:

@@ -17,7 +17,7 @@ from mugv.evaluation.assess import assess
 from mugv.evaluation.columns import batch_size, generate
 from mugv.evaluation.prompts import evaluation_combinations, held_out_combinations
 from mugv.evaluation.reconstruction import Mean, quality, reconstruct, to_clips, to_tensor
-from mugv.evaluation.scores import ATTRIBUTES
+from mugv.evaluation.scores import ATTRIBUTES, ROWS
 from mugv.media.shapes import Motion, parse_caption, render, sample_motion, seen_combinations
 from mugv.recipe.models import VAEModel
 from mugv.recipe.schema import Evaluate, Sampler
@@ -112,7 +112,7 @@ def column(assessment, key):
 
 def test_a_perfect_model_scores_one_in_every_column(perfect):
     metrics = perfect.found.metrics()
-    expected = {f"{c}_{a}" for c in ("real", "vae_reconstruction", "t2v_seen", "t2v_held_out", "i2v") for a in (*ATTRIBUTES, "all")}
+    expected = {f"{c}_{a}" for c in ("real", "vae_reconstruction", "t2v_seen", "t2v_held_out", "i2v") for a in ROWS}
     assert expected | {"vae_psnr", "vae_ssim"} == set(metrics)
     assert {name: metrics[name] for name in expected} == dict.fromkeys(expected, 1.0)
     assert metrics["vae_psnr"] == 100
@@ -201,7 +201,7 @@ def test_metrics_file_has_the_flat_metrics_and_the_table_with_intervals(perfect,
 def test_marks_on_the_sheet_are_the_verdicts():
     found = assess(FootageClips(20), PerfectVAE(), Painter("direction"), Evaluate(clips=12), lambda *_: None)
     assert {tuple(s.marks.items()) for s in column(found, "t2v_seen").strips(12)} == {
-        (("colour", True), ("shape", True), ("direction", None))
+        (("colour", True), ("shape", True), ("direction", None), ("steady", True))
     }
 
 

@@ -8,6 +8,7 @@ import os
 import time
 
 from mugv.errors import UserError
+from mugv.evaluation.scores import ROWS
 from mugv.stages.base import StageContext
 from mugv.training.metrics_log import MetricsLog
 
@@ -48,7 +49,7 @@ def misbehave(ctx: StageContext, step: int) -> None:
 
 
 def evaluate(ctx: StageContext) -> None:
-    score = {"n": 10, **dict.fromkeys(("colour", "shape", "direction", "all"), RATE)}
+    score = {"n": 10, **dict.fromkeys(ROWS, RATE)}
     report = {
         "title": "t", "created": "now", "recipe_name": "tiny", "recipe_digest": "d", "run_id": "", "facts": [], "judge_reason": "",
         "columns": [{"key": "t2v_seen", "title": "T2V, combinations seen", "score": score}],

@@ -1,0 +1,65 @@
+"""Which floating-point format a network computes in: the one place that resolves a recipe's `precision: auto`.
+
+A GPU computes in bf16. A CPU does so only where it has bf16 units (avx512_bf16, amx_bf16): others emulate them, and are then several
+times slower than in fp32. The variables that make oneDNN or ATen imitate an older processor count as that processor.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import lru_cache
+from typing import Literal
+
+Precision = Literal["auto", "fp32", "bf16"]
+Resolved = Literal["fp32", "bf16"]
+
+logger = logging.getLogger(__name__)
+
+_ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_ISAS_WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"})
+_ATEN_WITHOUT_BF16 = frozenset({"default", "avx2"})
+EMULATED = "2 to 10 times slower than fp32 (docs/benchmarks, `python -m benchmarks.precision`)"
+
+
+def resolve(asked: Precision, device: str, autocast: bool = False) -> Resolved:
+    """The format for `asked` on a device type ("cpu", "cuda"), logged once.
+
+    `autocast`: the weights stay fp32 and only the arithmetic changes (the VAE). Without it the weights themselves are in that format
+    (the DiT), for which `auto` takes bf16 on a GPU alone.
+    """
+    return _resolve(asked, device, autocast, _imitated())
+
+
+def here() -> str:
+    """The device type that training uses on this machine."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this processor, or the older one that it imitates, has units for bf16."""
+    import torch
+
+    isa, aten = _imitated()
+    if isa in _ISAS_WITHOUT_BF16 or aten in _ATEN_WITHOUT_BF16:
+        return False
+    return any(have for name, have in torch.cpu.get_capabilities().items() if name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
+
+
+def _imitated() -> tuple[str, str]:
+    isa = next((os.environ[name] for name in _ISA_VARIABLES if os.environ.get(name)), "")
+    return isa.upper(), os.environ.get("ATEN_CPU_CAPABILITY", "").lower()
+
+
+@lru_cache(maxsize=16)
+def _resolve(asked: Precision, device: str, autocast: bool, imitated: tuple[str, str]) -> Resolved:
+    if device != "cpu":
+        return "fp32" if asked == "fp32" else "bf16"
+    units = cpu_has_bf16()
+    if asked == "bf16" and not units:
+        logger.warning("precision bf16 on a processor without bf16 units: %s; use precision: auto or fp32", EMULATED)
+    found: Resolved = asked if asked != "auto" else "bf16" if units and autocast else "fp32"
+    logger.info("precision: %s on %s (asked for: %s; bf16 units: %s)", found, device, asked, "yes" if units else "no")
+    return found
