@@ -239,7 +239,7 @@ class AlignRound(Part):
     """Candidates a step, half of them good and half bad, over all data-parallel ranks."""
     optimizer: Optimizer
     beta: float = 100.0
-    """Strength of the preference: scale of the loss difference to the frozen reference."""
+    """Scale, in the preference loss, of the difference between the flow losses of the model and of the frozen reference."""
     sft_weight: float = 1.0
     """Weight of the flow loss on real clips beside the preference loss."""
     save_every: Positive = 50
