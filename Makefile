@@ -18,6 +18,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m mugv.platform.component_docs --check
+	$(BIN)/python -m mugv.cli.reference_docs --check
 
 setup: $(STAMP)
 

@@ -49,7 +49,7 @@ def generate(
     model: ModelName = None,
     checkpoint: Checkpoint = None,
     vae: VAE = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Noise that the clip starts from.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 25,
     sampler: Annotated[str, typer.Option(help="euler, or ab2 for second order at the same cost.")] = "euler",
     guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 4.0,

@@ -6,13 +6,15 @@ python -m mugv.platform.component_docs --check    exit 1 and name the stale ones
 
 from __future__ import annotations
 
-import argparse
 import importlib
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mugv.platform.generated import table, write_or_check
+
+MODULE = "mugv.platform.component_docs"
 ROOT = Path(__file__).resolve().parents[2] / "components"
 REQUIRED = ("name", "stability", "dependencies", "tags", "lastVerified")
 STABILITY = ("experimental", "alpha", "beta", "stable")
@@ -53,26 +55,13 @@ def read_metadata(name: str) -> dict[str, Any]:
     return metadata
 
 
-def stale() -> list[str]:
-    """Components whose README is not what `render` gives now."""
-    return [name for name in names() if not _readme(name).is_file() or _readme(name).read_text() != render(name)]
-
-
-def _readme(name: str) -> Path:
-    return ROOT / name / "README.md"
+def files() -> dict[str, str]:
+    """Path below the repository -> text of a component's README."""
+    return {f"components/{name}/README.md": render(name) for name in names()}
 
 
 def _table(title: str, head: list[str], rows: list[list[str]]) -> list[str]:
-    if not rows:
-        return []
-    return [
-        f"## {title}",
-        "",
-        f"| {' | '.join(head)} |",
-        f"| {' | '.join('---' for _ in head)} |",
-        *(f"| {' | '.join(r)} |" for r in rows),
-        "",
-    ]
+    return [f"## {title}", "", *table(head, rows)] if rows else []
 
 
 def _input_row(name: str, spec: Any, words: dict[str, str]) -> list[str]:
@@ -114,16 +103,7 @@ def _facts(metadata: dict[str, Any], image: str) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description="README files of the KFP components")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when a README is stale")
-    if parser.parse_args(arguments).check:
-        behind = stale()
-        if behind:
-            print(f"stale: {', '.join(f'components/{n}/README.md' for n in behind)}; run python -m mugv.platform.component_docs")
-        return 1 if behind else 0
-    for name in names():
-        _readme(name).write_text(render(name))
-    return 0
+    return write_or_check(files(), MODULE, arguments)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class ShotSplit(Part):
-    """Shot boundaries by PySceneDetect and a colour-structure SVM, frames trimmed beside each, windows over long shots."""
+    """Shot boundaries: candidates by PySceneDetect, each checked for a change of scene; gradual transitions; frames trimmed beside each."""
 
     content_threshold: float = 8.0
     """Least content score (PySceneDetect) of a candidate for a hard cut; each is checked for a change of scene."""
@@ -45,7 +45,9 @@ class Range(Part):
     """Keep a clip when minimum <= score <= maximum."""
 
     minimum: float | None = None
+    """Smallest score that is kept; unset: no limit."""
     maximum: float | None = None
+    """Largest score that is kept; unset: no limit."""
 
     @model_validator(mode="after")
     def _order(self) -> Range:
@@ -59,6 +61,7 @@ class Sharpness(Range):
 
     minimum: float | None = 8.0
     short_side: Positive = 720
+    """Pixels; a larger source is scaled down to it, a smaller one is measured as it is."""
 
 
 class Motion(Range):
@@ -67,6 +70,7 @@ class Motion(Range):
     minimum: float | None = 0.3
     maximum: float | None = 45.0
     short_side: Positive = 360
+    """Pixels that the displacement is told in."""
     gap_seconds: float = 0.125
     """Unit of time: pairs lie at most a twelfth of a second apart, and their flow is scaled to this gap."""
     method: Literal["dis", "raft"] = "dis"
@@ -87,7 +91,9 @@ class OverlaidText(Range):
 
     maximum: float | None = 0.01
     detector: Literal["rapidocr", "off"] = "rapidocr"
+    """off: not measured."""
     short_side: Positive = 192
+    """Pixels of the picture that is searched."""
 
 
 class Aesthetic(Range):
@@ -98,6 +104,7 @@ class Aesthetic(Range):
     head: str | None = None
     """File with the head's weights (.safetensors or .pth); unset: embeddings alone."""
     frames: Positive = 3
+    """Pictures of a clip that are scored, evenly spaced; their mean counts."""
 
 
 class ClipFormat(Part):
@@ -106,6 +113,7 @@ class ClipFormat(Part):
     frames: Positive = 17
     """Frames of a clip at `fps`: 1 + 8k."""
     fps: float = 12.0
+    """Frames a second of a clip; sources are resampled to it."""
     short_side: Positive = 96
     """Clips are scaled down to this short side, never up."""
     stride_frames: Positive = 17
@@ -133,6 +141,7 @@ class Captioning(Part):
     """Where captions come from. A sidecar caption wins over a model's."""
 
     kind: Literal["sidecar", "endpoint", "transformers"] = "sidecar"
+    """sidecar: captions.jsonl alone; endpoint: an OpenAI-compatible server; transformers: a model in the process."""
     url: str | None = None
     """endpoint: base address of an OpenAI-compatible server, such as http://vllm:8000/v1."""
     model: str | None = None
@@ -150,9 +159,11 @@ class Captioning(Part):
     maximum_words: Positive = 260
     """Of a model's caption; where words are not parted by spaces (zh, ja, th), two characters count as one."""
     minimum_words: Positive = 3
+    """Of a model's caption; a shorter one is asked again, then rejected."""
     concurrency: Positive = 16
     """Requests under way at once."""
     requests_a_minute: Positive | None = None
+    """Highest rate of requests; unset: no limit."""
     attempts: Positive = 5
     """Requests for one clip; then a clip whose answers were refused is rejected, one that got no answer waits for the next run."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
@@ -160,6 +171,7 @@ class Captioning(Part):
     price_input: Annotated[float, Field(ge=0)] = 0.0
     """Price of a million input tokens, for the cost count."""
     price_output: Annotated[float, Field(ge=0)] = 0.0
+    """Price of a million output tokens, for the cost count."""
     score_suffix: bool = False
     """Append ` aesthetic score: 6.0.` with the clip's own score, as the release does."""
 
@@ -191,6 +203,8 @@ class Balance(Part):
 
 
 class Duplicates(Part):
+    """When two clips are the same."""
+
     distance: Annotated[float, Field(ge=0)] = 15.0
     """Difference of two clips' small pictures, in percent of their contrast, up to which they are the same (mugv.curation.hashing)."""
     similarity: Fraction | None = None
@@ -200,6 +214,8 @@ class Duplicates(Part):
 
 
 class Curation(Part):
+    """From raw video to clips: shots, scores and their thresholds, captions, tags, duplicates, balance, validation split."""
+
     shot: ShotSplit = ShotSplit()
     per_source: tuple[SourceRule, ...] = ()
     score_only: bool = False
@@ -226,12 +242,15 @@ class Curation(Part):
     bits_per_pixel: Range = Range(minimum=0.005)
     """Of the source's stream, a pixel and frame."""
     source_seconds: Range = Range()
+    """Length of the source file, seconds."""
     source_fps: Range = Range()
+    """Frames a second of the source."""
     aspect: Range = Range(minimum=0.333, maximum=3)
     """Width over height without borders."""
     clip: ClipFormat = ClipFormat()
     caption: Captioning = Captioning()
     require_caption: bool = True
+    """Reject clips without a caption."""
     tags: Tags = Tags()
     duplicates: Duplicates = Duplicates()
     balance: Balance | None = None

@@ -24,25 +24,35 @@ OPEN_SORA_MASK = {
     "quarter_tail": 0.002,
     "quarter_head_tail": 0.002,
 }
-"""Open-Sora 1.2's ratios (facts 4.5), a quarter of the clips in all; `image_random` is 0 there."""
+"""Open-Sora 1.2's ratios, a quarter of the clips in all; `image_random` is 0 there."""
 
 
 class FrameMask(Part):
     """Probabilities of giving latent frames clean, by kind (mugv/flow/masks.py); the rest of the clips give none.
 
-    In a recipe the word `open-sora` stands for OPEN_SORA_MASK.
+    In a recipe the word `open-sora` stands for Open-Sora 1.2's probabilities, a quarter of the clips in all.
     """
 
     image_head: Fraction = 0.0
+    """The first latent frame."""
     image_tail: Fraction = 0.0
+    """The last latent frame."""
     image_head_tail: Fraction = 0.0
+    """The first and the last latent frame."""
     image_random: Fraction = 0.0
+    """One latent frame anywhere."""
     random: Fraction = 0.0
+    """Each latent frame with one chance, drawn between 0.1 and 0.9 for the clip."""
     interpolate: Fraction = 0.0
+    """Every second latent frame."""
     quarter_random: Fraction = 0.0
+    """A run of up to a quarter of the latent frames, anywhere."""
     quarter_head: Fraction = 0.0
+    """A run of up to a quarter at the start."""
     quarter_tail: Fraction = 0.0
+    """A run of up to a quarter at the end."""
     quarter_head_tail: Fraction = 0.0
+    """A run of up to a quarter at each end."""
 
     @model_validator(mode="before")
     @classmethod
@@ -63,12 +73,17 @@ class Flow(Part):
     """Rectified flow: x_t = (1 - t) x0 + t noise, t shifted by sqrt(HW / 512^2) sqrt(F) times `shift_scale`."""
 
     time_shift: bool = True
+    """Shift timesteps towards noise with size and length; false: no shift."""
     shift_scale: float = 1.0
+    """Factor on the shift."""
     timestep: Literal["logit-normal", "uniform"] = "logit-normal"
     """Distribution of u before the shift; stratified over all data-parallel ranks' clips of a step."""
     image_loss_weight: float = 0.3
+    """Weight of the loss of single-frame samples; videos count 1."""
     caption_dropout_t2v: Fraction = 0.1
+    """Share of clips without given frames that train with the empty text."""
     caption_dropout_i2v: Fraction = 0.5
+    """Share of clips with given frames that train with the empty text."""
 
 
 PUBLISHED_CLAMP = {4: 0.15, 8: 0.15}
@@ -76,18 +91,20 @@ PUBLISHED_CLAMP = {4: 0.15, 8: 0.15}
 
 
 class Sampler(Part):
-    """How clips are sampled; the defaults are the published sampler (facts 5.4)."""
+    """How clips are sampled; the defaults are those of the published sampler."""
 
     steps: Positive = 25
+    """Steps of the sampler."""
     method: Literal["euler", "ab2"] = "euler"
     """ab2: second order (Adams-Bashforth), also one network call a step."""
     guidance: float = 4.0
+    """Guidance scale; 1: the conditional branch alone."""
     guidance_interval: tuple[Timestep, Timestep] = (0.0, 1000.0)
     """Lowest and highest timestep with guidance; outside, the conditional branch alone is evaluated, at half the cost."""
     guidance_rescale: Fraction = 0.0
     """Share of the guided velocity that is rescaled to the conditional one's standard deviation."""
     dynamic_clamp: dict[Channel, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """Latent channel -> threshold of the guidance's difference; in a recipe the word `published` stands for PUBLISHED_CLAMP."""
+    """Latent channel -> threshold of the guidance's difference; the word `published` stands for the release's table."""
 
     @field_validator("dynamic_clamp", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""The sizes of the three networks. The defaults are the published MUG-V 10B (facts: paper 3, released code)."""
+"""The sizes of the three networks. The defaults are the published MUG-V 10B (paper 3 and the released code)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ class VAEModel(ModelPart):
     """VideoVAE: a 2D trunk 8x in space, then a temporal net 8x in time on independent 8-frame chunks."""
 
     latent_channels: Positive = 24
+    """Channels of a latent."""
     base_channels: Positive = 128
+    """Channels of the trunk at full size."""
     channel_multipliers: tuple[Positive, Positive, Positive, Positive] = (1, 2, 4, 4)
+    """Times `base_channels`: channels of the trunk's four levels."""
     blocks_per_level: Positive = 2
     """ResNet blocks of an encoder level; a decoder level has one more."""
     temporal_channels: tuple[Positive, Positive, Positive, Positive] = (128, 256, 256, 512)
+    """Channels of the temporal net's levels."""
     temporal_blocks: Positive = 4
+    """ResNet blocks of a level of the temporal net."""
     groups: Positive = 32
     """Groups of every GroupNorm."""
     decode_window: Positive = 6
@@ -54,11 +59,17 @@ class DiTModel(ModelPart):
     """MUG-DiT, the largest width that the recipe reaches; expansion stages start from smaller ones."""
 
     layers: Positive = 56
+    """Transformer blocks."""
     hidden: Positive = 3456
+    """Width of a token."""
     heads: Positive = 48
+    """Attention heads; their width must be a multiple of 6."""
     latent_channels: Positive = 24
+    """Channels of a latent; equal to `vae.model.latent_channels`."""
     patch: Positive = 2
+    """Rows and columns of latents that make one token."""
     mlp_ratio: Positive = 4
+    """Width of the MLP over `hidden`."""
     learned_sigma: bool = True
     """The release's head predicts 2x latent channels and discards the second half."""
     gate_init: Literal["random", "zero"] = "random"
@@ -81,6 +92,10 @@ class TextEncoder(ModelPart):
     """`t5`: a frozen T5 encoder from a local path or the hub; `hashed`: frozen word vectors made from a hash."""
 
     kind: Literal["t5", "hashed"] = "hashed"
+    """Which encoder."""
     path: str = "DeepFloyd/t5-v1_1-xxl"
+    """t5: folder in the transformers layout, or hub name."""
     width: Positive = 4096
+    """Width of a text token; for t5 that of its weights."""
     max_tokens: Positive = 300
+    """Longest caption, tokens; the rest is cut."""

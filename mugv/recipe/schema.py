@@ -15,6 +15,9 @@ from mugv.recipe.flow import Flow as Flow
 from mugv.recipe.flow import FrameMask as FrameMask
 from mugv.recipe.flow import Sampler as Sampler
 from mugv.recipe.models import DiTModel, TextEncoder, VAEModel
+from mugv.recipe.resources import Pool as Pool
+from mugv.recipe.resources import Resources as Resources
+from mugv.recipe.resources import Toleration as Toleration
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -31,10 +34,15 @@ class SampleFootage(Part):
     shots: Positive = 1000
     """Clean shots of moving shapes, before the planted defects."""
     shots_per_file: Positive = 16
+    """Shots of one video file."""
     size: Positive = 96
+    """Height and width of the footage, pixels."""
     fps: Positive = 12
+    """Frames a second."""
     shot_frames: tuple[Positive, Positive] = (24, 28)
+    """Shortest and longest shot, frames."""
     seed: NonNegative = 0
+    """Other seeds give other footage."""
 
 
 class Data(Part):
@@ -42,10 +50,11 @@ class Data(Part):
 
     videos: str | None = None
     """A folder (or file:// URI) that holds video files, `s3://bucket/prefix`, or a .parquet list (local or in S3) with a column
-    `uri` (paths, file://, s3://bucket/key) and, where known, `name`, `licence`, `caption`, `bytes` and `etag`."""
+    `uri` (paths, file://, s3://bucket/key, https://) and, where known, `name`, `licence`, `caption`, `bytes` and `etag`."""
     captions: str | None = None
     """A captions.jsonl (path or s3://); unset: `captions.jsonl` beside the videos when there is one."""
     dvc_revision: str | None = None
+    """Revision of a DVC project that `videos` was resolved from; written by the retraining pipeline and kept in the lineage."""
     shards: Positive = 2
     """How many curation tasks share the sources."""
     sample: SampleFootage = SampleFootage()
@@ -56,11 +65,15 @@ class VAEPhase(Part):
     temporal net on the frozen trunk's features; `joint`: everything, on pixels."""
 
     parts: Literal["spatial", "temporal", "joint"]
+    """Which part of the VAE learns."""
     steps: Positive
+    """Optimizer steps."""
     batch: Positive
     """Frames (spatial) or 8-frame chunks (temporal, joint)."""
     learning_rate: Annotated[float, Field(gt=0)]
+    """Highest rate: linear warm-up over a tenth of the phase, at most 50 steps, then linear to 0."""
     size: Positive = 48
+    """Height and width that clips are scaled and cropped to, pixels."""
     windows: tuple[Positive, ...] = (1, 2)
     """Lengths of decoder windows in latents, drawn uniformly (paper 3.1.2: 1, 4, 8)."""
     decode_frames: NonNegative | None = None
@@ -70,13 +83,22 @@ class VAEPhase(Part):
 
 
 class VAETraining(Part):
+    """How the VAE is trained: phases, and the weights of the loss's terms."""
+
     phases: tuple[VAEPhase, ...]
+    """In order; empty where `weights.vae` brings a trained VAE."""
     kl_weight: float = 1e-6
+    """Weight of the divergence from the unit Gaussian, a mean over latent values."""
     mse_weight: float = 0.5
+    """Weight of the mean squared error of pixels in [-1, 1]."""
     l1_weight: float = 0.5
+    """Weight of the mean absolute error of pixels in [-1, 1]."""
     perceptual_weight: float = 0.0
+    """Weight of the perceptual loss; its image network is not part of this package, so values over 0 are refused when training starts."""
     gan_weight: float = 0.0
+    """Weight of the adversarial loss; 0: no discriminator."""
     gan_last_fraction: Fraction = 0.2
+    """Share of the steps, at the end, with the adversarial loss."""
     saliency_weight: float = 0.0
     """alpha of the adaptive weight 1 + alpha |d_t laplacian(x)| / mean, clipped at 5 (paper 4.1)."""
     linear_start: bool = False
@@ -84,17 +106,23 @@ class VAETraining(Part):
     precision: Precision = "auto"
     """Of the arithmetic; weights are fp32. auto: bf16 on a GPU and on processors with bf16 units, else fp32."""
     save_every: Positive = 200
+    """Steps between checkpoints."""
 
 
 class VAESection(Part):
+    """The VAE: its size and its training."""
+
     model: VAEModel = VAEModel()
     train: VAETraining
 
 
 class Encode(Part):
+    """The clips as latents, made once."""
+
     sizes: tuple[tuple[Positive, Positive], ...]
     """Height and width of each resolution that clips are encoded at; multiples of 16."""
     batch: Positive = 8
+    """Clips that are encoded at once."""
 
     @model_validator(mode="after")
     def _grid(self) -> Encode:
@@ -105,21 +133,33 @@ class Encode(Part):
 
 
 class Optimizer(Part):
+    """Adam with decoupled weight decay, and its learning rate."""
+
     learning_rate: Annotated[float, Field(gt=0)]
+    """Highest rate, reached after the warm-up."""
     minimum_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    """Rate at the last step of `cosine` and `linear`."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """How the rate falls after the warm-up."""
     warmup_steps: NonNegative = 0
+    """Steps over which the rate rises linearly from 0."""
     beta1: Fraction = 0.9
+    """Adam's decay of the mean of gradients."""
     beta2: Fraction = 0.99
+    """Adam's decay of the mean of squared gradients."""
     epsilon: float = 1e-10
+    """Adam's addend in the denominator."""
     weight_decay: float = 0.0
+    """Decoupled decay (AdamW)."""
     clip_gradient: float = 1.0
+    """Largest norm of the gradient over all parameters; 0: not clipped."""
 
 
 class Expansion(Part):
     """Width expansion from the stage before (paper 4.2.1): each width grows by `factor`."""
 
     factor: Annotated[int, Field(ge=2)] = 2
+    """Width after over width before."""
     noise_db: float | None = None
     """Signal-to-noise ratio of the perturbation in dB; unset: none, and copies of a channel never part."""
     noise: Literal["symmetric", "plain"] = "symmetric"
@@ -130,27 +170,34 @@ LoRATarget = Literal["linear_qkv", "linear_proj", "linear_kv", "linear_q", "line
 
 
 class LoRA(Part):
-    """Low-rank adapters beside frozen linears of the blocks (mug-v 6.3): W + alpha / rank B A, with A normal and B zero at first."""
+    """Low-rank adapters beside frozen linears of the blocks: W + alpha / rank B A, with A normal and B zero at first."""
 
     rank: Positive = 64
+    """Rank of B A."""
     alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Scale: the adapter counts alpha / rank."""
     targets: Annotated[tuple[LoRATarget, ...], Field(min_length=1)] = get_args(LoRATarget)
+    """Linears of every block that get an adapter."""
 
 
 class TrainStage(Part):
     """What every DiT training stage has: data, length, optimizer, checkpoints."""
 
     steps: Positive
+    """Optimizer steps."""
     batch: Positive
     """Clips a step over all data-parallel ranks."""
     size: tuple[Positive, Positive]
+    """Height and width, pixels; one of `encode.sizes`."""
     frames: Positive
+    """Frames of a clip: 1 + 8k, at most `curation.clip.frames`."""
     optimizer: Optimizer
     flow: Flow = Flow()
     mask: FrameMask = FrameMask()
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of a running average of the weights that later stages start from; 0: none."""
     save_every: Positive = 200
+    """Steps between checkpoints, from which a killed stage goes on."""
     lora: LoRA | None = None
     """Train adapters alone; they are merged into the weights at the stage's end and kept beside them. Unset: train everything."""
 
@@ -162,13 +209,18 @@ class TrainStage(Part):
 
 
 class PretrainStage(TrainStage):
+    """A stage of pretraining; each goes on from the one before."""
+
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    """Names the stage in tables and reports; unique."""
     image_fraction: tuple[Fraction, Fraction] = (0.0, 0.0)
     """Share of single-frame samples, from the first to the last step, linear."""
     expand: Expansion | None = None
 
 
 class SFT(TrainStage):
+    """Fine-tuning on the best clips, ended by an average of its checkpoints."""
+
     best_fraction: Fraction = 0.5
     """Share of the training clips kept, by composite score (paper 2.2: 0.1)."""
     checkpoints: Positive = 4
@@ -178,16 +230,26 @@ class SFT(TrainStage):
 
 
 class AlignRound(Part):
+    """A round of preference training."""
+
     method: Literal["kto", "dpo"]
+    """kto learns from passes and failures, dpo from pairs."""
     steps: Positive
+    """Optimizer steps."""
     batch: Positive
+    """Candidates a step, half of them good and half bad, over all data-parallel ranks."""
     optimizer: Optimizer
     beta: float = 100.0
+    """Scale, in the preference loss, of the difference between the flow losses of the model and of the frozen reference."""
     sft_weight: float = 1.0
+    """Weight of the flow loss on real clips beside the preference loss."""
     save_every: Positive = 50
+    """Steps between checkpoints."""
 
 
 class Align(Part):
+    """Preference alignment: candidates that the model generates, labels, rounds. Unset: left out."""
+
     prompts: Positive = 24
     """Prompts that candidates are generated for; never one of the evaluation's."""
     candidates: Positive = 4
@@ -199,24 +261,33 @@ class Align(Part):
 
 
 class Evaluate(Part):
+    """What is measured of the last checkpoint."""
+
     clips: Positive = 144
     """Clips of each column of the judge's table."""
     sampler: Sampler = Sampler()
     judge: Literal["shapes", "none"] = "shapes"
+    """shapes: colour, shape and direction of the sample footage are measured in the generated pixels; none: clips for people to look at."""
     flow_loss_clips: Positive = 64
+    """Held-out clips that the validation flow loss is measured on, at most."""
     seed: NonNegative = 1234
+    """Seed of the first clip; clip k has seed + k."""
 
 
 class Gate(Part):
     """Thresholds, metric name -> smallest value that lets a version become `champion`."""
 
     minimum: dict[str, float] = {}
+    """Metric of the evaluation, such as `vae_psnr` (dB) or `t2v_seen_colour` (share), -> its smallest value."""
     compare: str | None = None
     """The metric that must exceed the present champion's."""
 
 
 class Register(Part):
+    """The version in the model registry and the gate to `champion`."""
+
     model: str = "mugv"
+    """Name of the registered model in MLflow."""
     gate: Gate = Gate()
 
 
@@ -224,15 +295,21 @@ class Parallel(Part):
     """Layout of the training stages' processes: world = data x tensor x pipeline x context."""
 
     world: Positive = 1
+    """Processes, one a GPU."""
     tensor: Positive = 1
+    """Ranks that share each layer's matrices."""
     pipeline: Positive = 1
+    """Ranks that share the layers."""
     virtual_pipeline: Positive = 1
     """Parts of the network that each pipeline rank holds (interleaved 1F1B); 1: plain 1F1B."""
     context: Positive = 1
+    """Ranks that share the tokens of a clip."""
     context_method: Literal["auto", "ulysses", "gather"] = "auto"
     """ulysses swaps tokens for heads, gather collects keys and values; auto: ulysses where the heads divide."""
     sequence_parallel: bool = False
+    """Split the tokens over the tensor ranks outside the matrices; needs `tensor` of at least 2."""
     distributed_optimizer: bool = False
+    """Each data-parallel rank keeps its share of the optimizer's state (ZeRO-1)."""
     overlap: bool = False
     """Reduce gradients during backward and gather parameters during forward; needs the distributed optimizer."""
     recompute: Literal["none", "selective", "full"] = "none"
@@ -244,6 +321,7 @@ class Parallel(Part):
     pack: bool = False
     """Videos and images of a micro-batch as one packed sequence, each clip with its own timestep."""
     attention: Literal["auto", "sdpa", "varlen", "flash", "te"] = "auto"
+    """Kernel: PyTorch's SDPA; varlen, flash (FlashAttention) and te (Transformer Engine) need a GPU. auto: what the device has."""
     async_save: bool = False
     """Checkpoints are written while training goes on."""
 
@@ -270,33 +348,6 @@ class Parallel(Part):
         return self
 
 
-class Toleration(Part):
-    key: str
-    operator: Literal["Exists", "Equal"] = "Exists"
-    value: str | None = None
-    effect: Literal["NoSchedule", "NoExecute", "PreferNoSchedule"] = "NoSchedule"
-
-
-class Pool(Part):
-    """A node pool of the cluster: what a task asks for and where it may run."""
-
-    cpu: str = "2"
-    memory: str = "8G"
-    gpus: NonNegative = 0
-    gpu_type: str = "nvidia.com/gpu"
-    node_selector: dict[str, str] = {}
-    tolerations: tuple[Toleration, ...] = ()
-
-
-class Resources(Part):
-    data: Pool = Pool()
-    vae: Pool = Pool()
-    train: Pool = Pool()
-    image_data: str = "mugv/data-python:dev"
-    image_train: str = "mugv/train-python:dev"
-    gpus_per_node: NonNegative = 0
-
-
 class Weights(Part):
     """Networks that the run starts from instead of new ones; folders that `mugv convert` or a training stage made."""
 
@@ -310,7 +361,9 @@ class Recipe(Part):
     """One whole run."""
 
     name: str
+    """Name of the run's recipe, in reports, MLflow and names of pipelines."""
     seed: NonNegative = 0
+    """Weights, order of clips, timesteps and noise follow from it."""
     data: Data = Data()
     curation: Curation = Curation()
     weights: Weights = Weights()

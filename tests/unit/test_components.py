@@ -10,7 +10,7 @@ import pytest
 from kfp import compiler
 from pipeline_recipes import CAPTIONED, full_recipe
 
-from mugv.platform import component_docs
+from mugv.platform import component_docs, generated
 from mugv.recipe import Recipe
 from mugv.stages.graph import build_graph
 from pipelines.common import COMPONENTS, load_component
@@ -69,16 +69,13 @@ def test_every_input_and_output_is_described(name: str) -> None:
 
 
 def test_a_stale_readme_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path, capsys) -> None:
-    assert component_docs.stale() == []
-    assert component_docs.main(["--check"]) == 0
-    readme = component_docs.ROOT / "scan" / "README.md"
-    before = readme.read_text()
-    monkeypatch.setattr(component_docs, "_readme", lambda name: tmp_path / name)
-    for name in NAMES:
-        (tmp_path / name).write_text(before if name == "scan" else component_docs.render(name))
-    (tmp_path / "scan").write_text(before + "edited\n")
+    assert component_docs.main(["--check"]) == 0, capsys.readouterr().out
+    monkeypatch.setattr(generated, "ROOT", tmp_path)
+    component_docs.main([])
+    readme = tmp_path / "components" / "scan" / "README.md"
+    readme.write_text(readme.read_text() + "edited\n")
     assert component_docs.main(["--check"]) == 1
-    assert "components/scan/README.md" in capsys.readouterr().out
+    assert "stale: components/scan/README.md;" in capsys.readouterr().out
 
 
 def test_metadata_without_a_stability_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
