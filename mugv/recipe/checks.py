@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mugv.recipe.schema import Recipe, TrainStage
+    from mugv.recipe.schema import Optimizer, Recipe, TrainStage
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -21,9 +21,11 @@ def check_recipe(recipe: Recipe) -> None:
         raise ValueError(f"pretrain: stage names must differ, got {names}")
     for key, stage in stages:
         _check_stage(recipe, key, stage)
+        _check_optimizer(recipe, key, stage.optimizer, bool(stage.lora))
         _check_micro_batches(recipe, key, stage.batch, any(getattr(stage, "image_fraction", ())))
     for i, round_ in enumerate(recipe.align.rounds if recipe.align else ()):
         _check_micro_batches(recipe, f"align.rounds.{i}", round_.batch, images=False)
+        _check_optimizer(recipe, f"align.rounds.{i}", round_.optimizer)
 
 
 def _check_channels(recipe: Recipe) -> None:
@@ -72,6 +74,17 @@ def _check_micro_batches(recipe: Recipe, key: str, clips: int, images: bool) -> 
             f"{key}.batch {clips}: {local} clips a rank in micro-batches of {layout.micro_batch or local} (parallel.micro_batch) "
             f"must be a multiple of pipeline {layout.pipeline} micro-batches for virtual_pipeline {layout.virtual_pipeline}"
         )
+
+
+def _check_optimizer(recipe: Recipe, key: str, optimizer: Optimizer, lora: bool = False) -> None:
+    """Muon orthogonalises whole matrices: a rank that holds a part of one would compute something else."""
+    if optimizer.muon is None:
+        return
+    layout = recipe.parallel
+    if layout.tensor > 1 or layout.distributed_optimizer:
+        raise ValueError(f"{key}.optimizer.muon needs parallel.tensor 1 and no parallel.distributed_optimizer; leave muon out for Adam")
+    if lora:
+        raise ValueError(f"{key}.optimizer.muon: adapters are no whole matrices; leave muon out where lora is set")
 
 
 def _check_widths(recipe: Recipe) -> None:

@@ -15,6 +15,8 @@ from mugv.recipe.flow import Flow as Flow
 from mugv.recipe.flow import FrameMask as FrameMask
 from mugv.recipe.flow import Sampler as Sampler
 from mugv.recipe.models import DiTModel, TextEncoder, VAEModel
+from mugv.recipe.optimizer import MuonSettings as MuonSettings
+from mugv.recipe.optimizer import Optimizer as Optimizer
 from mugv.recipe.resources import Pool as Pool
 from mugv.recipe.resources import Resources as Resources
 from mugv.recipe.resources import Toleration as Toleration
@@ -130,29 +132,6 @@ class Encode(Part):
             if any(s % 16 for s in size):
                 raise ValueError(f"sizes must be multiples of 16 (8 of the VAE x 2 of the patch), got {list(size)}")
         return self
-
-
-class Optimizer(Part):
-    """Adam with decoupled weight decay, and its learning rate."""
-
-    learning_rate: Annotated[float, Field(gt=0)]
-    """Highest rate, reached after the warm-up."""
-    minimum_learning_rate: Annotated[float, Field(ge=0)] = 0.0
-    """Rate at the last step of `cosine` and `linear`."""
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    """How the rate falls after the warm-up."""
-    warmup_steps: NonNegative = 0
-    """Steps over which the rate rises linearly from 0."""
-    beta1: Fraction = 0.9
-    """Adam's decay of the mean of gradients."""
-    beta2: Fraction = 0.99
-    """Adam's decay of the mean of squared gradients."""
-    epsilon: float = 1e-10
-    """Adam's addend in the denominator."""
-    weight_decay: float = 0.0
-    """Decoupled decay (AdamW)."""
-    clip_gradient: float = 1.0
-    """Largest norm of the gradient over all parameters; 0: not clipped."""
 
 
 class Expansion(Part):
@@ -364,6 +343,8 @@ class Recipe(Part):
     """Name of the run's recipe, in reports, MLflow and names of pipelines."""
     seed: NonNegative = 0
     """Weights, order of clips, timesteps and noise follow from it."""
+    training_seed: NonNegative | None = None
+    """The DiT's own seed: another one trains it anew on the same clips, VAE and latents. Unset: `seed`."""
     data: Data = Data()
     curation: Curation = Curation()
     weights: Weights = Weights()
@@ -378,6 +359,10 @@ class Recipe(Part):
     register_: Register = Field(default=Register(), alias="register")
     parallel: Parallel = Parallel()
     resources: Resources = Resources()
+
+    @property
+    def dit_seed(self) -> int:
+        return self.seed if self.training_seed is None else self.training_seed
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -39,7 +39,7 @@ def train(ctx: StageContext) -> dict[str, float]:
         save_model(model, ctx.out, description)
         return {"steps": 0}
     real = FlowData(latents, latents.clips("train"), stage.size, stage.frames, stage.flow, stage.mask)
-    task = PreferenceTask(model, preferences, real, round_, recipe.parallel, recipe.seed + 200_000 + ctx.index)
+    task = PreferenceTask(model, preferences, real, round_, recipe.parallel, recipe.dit_seed + 200_000 + ctx.index)
     fit(task, ctx.work / "train", round_.steps, round_.save_every, ctx.progress, asynchronous=recipe.parallel.async_save)
     save_model(task.result, ctx.out, description)
     publish_curve(ctx.work / "train", ctx.out)

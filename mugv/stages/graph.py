@@ -116,7 +116,7 @@ def _caption_node(recipe: Recipe, i: int) -> Node:
 
 
 def _training_nodes(recipe: Recipe) -> list[Node]:
-    common = ("dit", "seed", "parallel")
+    common = ("dit", "seed", "training_seed", "parallel")
     nodes: list[Node] = []
     for k in range(len(recipe.pretrain)):
         previous = {"previous": f"pretrain-{k - 1}"} if k else {}

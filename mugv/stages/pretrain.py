@@ -43,7 +43,7 @@ def train(ctx: StageContext) -> dict[str, float]:
     latents = LatentSet.open(ctx.inputs["latents"])
     data = FlowData(latents, latents.clips("train"), stage.size, stage.frames, stage.flow, stage.mask)
     divisor = stage_divisor(recipe, ctx.index)
-    seed = recipe.seed + 1000 * (ctx.index + 1)
+    seed = recipe.dit_seed + 1000 * (ctx.index + 1)
     chunks = _start(ctx, divisor)
     attach_adapters(chunks, stage, seed)
     task = FlowTask(chunks, data, stage, recipe.parallel, seed)
@@ -62,7 +62,7 @@ def _start(ctx: StageContext, divisor: int) -> list[MugDiT]:
     recipe, stage = ctx.recipe, ctx.recipe.pretrain[ctx.index]
     if ctx.index and stage.expand is None:
         return previous_model(ctx)[0]
-    chunks = build_chunks(recipe.dit, recipe.text.width, divisor, recipe.parallel, recipe.seed)
+    chunks = build_chunks(recipe.dit, recipe.text.width, divisor, recipe.parallel, recipe.dit_seed)
     if stage.expand is not None:
         _expand(ctx, stage.expand, chunks)
     elif recipe.weights.dit:
@@ -78,7 +78,7 @@ def _expand(ctx: StageContext, settings: Expansion, wide: list[MugDiT]) -> None:
 
     narrow = open_distributed(ctx.inputs["previous"] / "model")
     for chunk in wide:
-        expand(narrow, chunk, settings, ctx.recipe.seed)
+        expand(narrow, chunk, settings, ctx.recipe.dit_seed)
     noise = "no noise" if settings.noise_db is None else f"{settings.noise} noise at {settings.noise_db:g} dB"
     if is_main():
         logger.warning("%s: widened by %d, %s; the optimizer starts anew, its state is not expanded", ctx.node, settings.factor, noise)

@@ -39,7 +39,7 @@ def train(ctx: StageContext) -> dict[str, float]:
     ranked = sorted(latents.clips("train"), key=lambda r: (-r.score, r.clip_id))
     best = sorted(ranked[: max(1, round(len(ranked) * stage.best_fraction))], key=lambda r: r.clip_id)
     chunks, previous = previous_model(ctx)
-    seed = recipe.seed + 100_000
+    seed = recipe.dit_seed + 100_000
     attach_adapters(chunks, stage, seed)
     task = FlowTask(chunks, FlowData(latents, best, stage.size, stage.frames, stage.flow, stage.mask), stage, recipe.parallel, seed)
     kept = frozenset(round(stage.steps * (i + 1) / stage.checkpoints) for i in range(stage.checkpoints))

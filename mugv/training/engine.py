@@ -17,6 +17,7 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.optimizer import MegatronOptimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Optimizer, Parallel
 from mugv.training import process_groups
 from mugv.training.model_io import SHARDING, Save, save_sharded
+from mugv.training.muon import muon_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +98,7 @@ class Engine:
         self.wrapped = [DistributedDataParallel(self.config, wrapping, chunk) for chunk in self.chunks]
         for wrapped in self.wrapped:
             wrapped.broadcast_params()
-        self.optimizer = get_megatron_optimizer(self._optimizer_config(), self.wrapped)
+        self.optimizer = self._optimizer()
         self.config.grad_scale_func = self.optimizer.scale_loss
         self.config.finalize_model_grads_func = finalize_model_grads
         if layout.overlap:
@@ -106,6 +108,12 @@ class Engine:
     @property
     def device(self) -> torch.device:
         return next(self.chunks[0].parameters()).device
+
+    def _optimizer(self) -> MegatronOptimizer:
+        config = self._optimizer_config()
+        if self.settings.muon is None:
+            return get_megatron_optimizer(config, self.wrapped)
+        return muon_optimizer(config, self.wrapped, self.settings.muon)
 
     def _optimizer_config(self) -> OptimizerConfig:
         s = self.settings
@@ -131,10 +139,15 @@ class Engine:
             wrapped.zero_grad_buffer()
         self.optimizer.zero_grad()
         metrics = run_schedule(self.wrapped, micro_batches, objective, forward_only=False)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        self._set_rate(learning_rate)
         _, gradient_norm, _ = self.optimizer.step()
         return {**metrics, "gradient_norm": float(gradient_norm), "learning_rate": learning_rate}
+
+    def _set_rate(self, learning_rate: float) -> None:
+        """Muon's rate keeps its proportion to Adam's, of which `learning_rate` is the present one."""
+        for group in self.optimizer.param_groups:
+            muon = self.settings.muon if "iterations" in group else None
+            group["lr"] = learning_rate * (muon.learning_rate / self.settings.learning_rate if muon else 1.0)
 
     def sync_parameters(self) -> None:
         """Finish gathering the parameters of the last update; under overlap they are one step old until the next forward."""

@@ -155,6 +155,23 @@ def test_generators_do_not_collide():
     assert len(first) == 180
 
 
+def test_runs_with_neighbouring_seeds_share_no_draw():
+    """With 32-bit seeds of torch's generator, seed s + 1 drew what seed s drew, in another order, and error bars meant nothing."""
+    first = [torch.rand(2, generator=generator_for(seed, step, 0)) for seed in (0, 1) for step in range(400)]
+    assert len({tuple(draw.tolist()) for draw in first}) == 800
+    # The pair that shared noise, timesteps and masks before.
+    assert not torch.equal(torch.rand(4, generator=generator_for(6309, 561, 0)), torch.rand(4, generator=generator_for(6310, 0, 0)))
+    states = {generator_for(seed, step, 0).get_state()[24:32].numpy().tobytes() for seed in range(10) for step in range(500)}
+    assert len(states) == 5000
+
+
+def test_draws_are_uniform_and_independent_of_the_generators_before():
+    again = torch.rand(200_000, generator=generator_for(3, 7, 0), dtype=torch.float64)
+    assert torch.equal(again, torch.rand(200_000, generator=generator_for(3, 7, 0), dtype=torch.float64))
+    assert float(again.mean()) == pytest.approx(0.5, abs=3e-3)
+    assert float(again.var() * 12) == pytest.approx(1.0, abs=1e-2)
+
+
 def test_captions_are_dropped_whole_and_at_the_asked_rate(latents):
     rows = latents.clips("train")
     data = FlowData(latents, rows, (32, 32), 17, Flow(caption_dropout_t2v=0.5), FrameMask())
