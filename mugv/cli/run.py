@@ -54,6 +54,7 @@ def run(
 
 def run_locked(recipe: Recipe, state: Path, goal: Goal) -> int:
     """One run with the state folder held; returns the exit code."""
+    from mugv.cli.summary import write_report
     from mugv.platform.records import RunRecord, new_run_id
     from mugv.platform.tracking import Forwarder, Tracking
     from mugv.stages.execute import resolve_data_digest
@@ -74,9 +75,13 @@ def run_locked(recipe: Recipe, state: Path, goal: Goal) -> int:
         if not goal.node:
             _drop_lost_version(environment, recipe, keys, console)
         code = _run_pipeline(recipe, record, environment, keys, goal, console)
+        if not code:
+            write_report(record)
         sent = forwarder.close()
         record.update(tracked=sent)
     _say_end(console, record, forwarder, tracking)
+    if not code:
+        goal.finish(record, console)
     return code
 
 
@@ -176,18 +181,17 @@ def _run_pipeline(
         outcome["status"] = "interrupted"
     finally:
         record.update(**outcome, ended=time.time(), error=problem)
-    _print_summary(record, console, problem, goal)
+    _print_summary(record, console, problem)
     return code
 
 
-def _print_summary(record: RunRecord, console: Console, problem: str, goal: Goal) -> None:
+def _print_summary(record: RunRecord, console: Console, problem: str) -> None:
     from mugv.cli.summary import print_stages
 
     print_stages(console, record)
     if problem:
         typer.echo(f"error: {' '.join(problem.split())}", err=True)
         return
-    goal.finish(record, console)
     kfp = record.read()["kfp"]
     console.print(
         f"KFP overhead {kfp['seconds']:.2f} s a task over {kfp['tasks']} tasks, plus {kfp['imports']:.2f} s of process start and imports"
@@ -201,9 +205,8 @@ def _whole_pipeline(recipe: Recipe, keys: dict[str, str]) -> Any:
 
 
 def _finish(record: RunRecord, console: Console) -> None:
-    from mugv.cli.summary import print_result, write_report
+    from mugv.cli.summary import print_result
 
-    write_report(record)
     print_result(console, record)
 
 

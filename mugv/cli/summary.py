@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mugv.platform.records import RunRecord, made_by
+from mugv.platform.registry import REASONS, Version, held_back
 from mugv.store import Ref, open_store
 
 if TYPE_CHECKING:
@@ -54,15 +55,22 @@ def print_stages(console: Console, record: RunRecord) -> None:
 
 
 def print_result(console: Console, record: RunRecord) -> None:
-    """Model version, the gate's decision, and where the report is."""
-    result = registered(record)
-    if result:
-        console.print(f"model {result['uri']}  {'is champion' if result['champion'] else 'is registered; champion stays'}")
-        for reason in result["reasons"]:
-            console.print(f"  {reason}", markup=False)
+    """Where the report is, the model's version and the gate's decision; last, how to use the model."""
     report = record.folder / "report.html"
     if report.is_file():
         console.print(f"report {report}", markup=False, soft_wrap=True)
+    result = registered(record)
+    if not result:
+        return
+    champion, reasons = result["champion"], result["reasons"]
+    if champion:
+        console.print(f"model {result['uri']} is champion: {'; '.join(reasons)}", markup=False, soft_wrap=True)
+        console.print('mugv generate "a red circle moves left" -o out.mp4', markup=False, soft_wrap=True)
+        return
+    before = result["previous_champion"]
+    standing = f"champion stays version {before}" if before else "there is no champion"
+    version = Version(result["model"], result["version"], "", {REASONS: "; ".join(reasons)}, "")
+    console.print(f"model {result['uri']} is registered and {standing}: {held_back(version)}", markup=False, soft_wrap=True)
 
 
 def registered(record: RunRecord) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from mugv.recipe.schema import Gate
 CHAMPION = "champion"
 HISTORY = "mugv.champion.history"
 """Tag of the registered model: the versions that were champion, oldest first, as JSON; rollback takes the last one off."""
+REASONS = "mugv.gate.reasons"
+"""Tag of a version: what the gate said, joined by semicolons."""
 METRIC = "metric."
 KEY = "mugv.key."
 LINEAGE_FILE = "lineage.json"
@@ -118,6 +120,9 @@ class Registry:
         try:
             return _version(self.client.get_model_version_by_alias(name, alias))
         except MlflowException:
+            found = self.versions(name) if alias == CHAMPION else []
+            if found:
+                raise UserError(f"model {name}: there is no champion; {held_back(found[0])}") from None
             raise UserError(f"model {name}: no version has the alias {alias!r}; {self._known(name)}") from None
 
     def version(self, name: str, number: str) -> Version:
@@ -188,6 +193,16 @@ class Registry:
         folder = Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}"))
         artifacts = Model.load(folder).flavors["python_function"]["artifacts"]
         return {name: folder / described["path"] for name, described in artifacts.items()}
+
+
+def held_back(version: Version) -> str:
+    """Why a version is not the champion, and how to use it all the same; one line."""
+    reasons = version.tags.get(REASONS, "no gate has looked at it")
+    uri = f"models:/{version.name}/{version.version}"
+    return (
+        f"version {version.version} was held back ({reasons}); "
+        f'to use it all the same: mugv generate "..." --model {uri}, or: mugv promote {version.version} --name {version.name}'
+    )
 
 
 def log_version(

@@ -57,9 +57,12 @@ def _register(ctx: StageContext, environment: RunEnvironment, lineage: dict[str,
 def _announce(
     registry: Registry, version: Version, champion: Version | None, decision: GateDecision, metrics: dict[str, float]
 ) -> dict[str, Any]:
-    registry.tag(version, {"mugv.gate": "passed" if decision.champion else "held back", "mugv.gate.reasons": "; ".join(decision.reasons)})
+    from mugv.platform.registry import REASONS
+
+    reasons = "; ".join(decision.reasons)
+    registry.tag(version, {"mugv.gate": "passed" if decision.champion else "held back", REASONS: reasons})
     if decision.champion:
-        registry.promote(version.name, version.version, "passed the gate: " + "; ".join(decision.reasons))
+        registry.promote(version.name, version.version, "passed the gate: " + reasons)
     return {
         "model": version.name,
         "version": version.version,
