@@ -7,9 +7,9 @@
 # Exit code: 0 every part passed, 1 some did not, 2 nothing could be run (one line says why).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-began="bash benchmarks/gpu/run.sh $*"
+command="bash benchmarks/gpu/run.sh $*"
 python=${PYTHON:-python3} out=${OUT:-build/gpu} kit=${MUGV_GPU_KIT:-.gpu-kit}
-total=540 reserve=6  # seconds of the whole command; of them for ending a part that was cut and for the summary
+total=${MUGV_GPU_SECONDS:-540} reserve=6  # seconds of the whole command; of them for ending a part that was cut and for the summary
 
 declare -A limit=([tests]=150 [dit-sdpa]=100 [dit-varlen]=100 [vae]=110 [memory]=80 [sampler]=110 [dit-flash]=100 [dit-te]=100)
 order=(tests dit-sdpa dit-varlen vae memory sampler dit-flash dit-te)
@@ -17,7 +17,7 @@ chosen=() rehearse=()
 for given in "$@"; do
   name=${given%%=*}
   if [[ $given == --rehearse ]]; then rehearse=(--rehearse)
-  elif [[ -z ${limit[$name]:-} || ($given == *=* && ! ${given#*=} =~ ^[0-9]+$) ]]; then
+  elif [[ -z ${limit[${name:-none}]:-} || ($given == *=* && ! ${given#*=} =~ ^[0-9]+$) ]]; then
     echo "error: $given is neither --rehearse nor one of ${order[*]}, or such a part=seconds" >&2
     exit 2
   elif [[ $given == *=* ]]; then limit[$name]=${given#*=}
@@ -26,17 +26,18 @@ done
 ((${#chosen[@]})) || chosen=("${order[@]}")
 
 command -v "$python" > /dev/null || { echo "error: there is no $python; PYTHON names another one" >&2; exit 2; }
-site=$(mktemp -d)
+site=$(mktemp -d) start=150
 trap 'rm -rf "$site"' EXIT
-timeout 60 "$python" -m benchmarks.gpu.kit --kit "$kit" install "$site" || exit 2
+timeout "$start" "$python" -m benchmarks.gpu.kit --kit "$kit" install "$site" || exit 2
 export PYTHONPATH=$site:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
+export GLOO_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME=lo  # one process, on a machine that may have no other interface
 mkdir -p "$out"
 rm -f "$out"/{results.jsonl,summary.md,log.txt}
-timeout 90 "$python" -m benchmarks.gpu.parts machine "$out/results.jsonl" --command "$began" "${rehearse[@]}" || exit 2
+timeout "$start" "$python" -m benchmarks.gpu.parts machine "$out/results.jsonl" --command "$command" "${rehearse[@]}" || exit 2
 
 failed=0
 for part in "${chosen[@]}"; do
-  left=$((total - reserve - SECONDS)) start=$SECONDS
+  left=$((total - reserve - SECONDS)) began=$SECONDS
   seconds=$((limit[$part] < left ? limit[$part] : left))
   if ((seconds < 1)); then status="no time left" seconds=0
   else
@@ -44,7 +45,7 @@ for part in "${chosen[@]}"; do
     case $? in 0) status=passed ;; 124 | 137) status="cut at its limit" ;; *) status=failed ;; esac
   fi
   [[ $status == passed ]] || failed=1
-  took=$((SECONDS - start))
+  took=$((SECONDS - began))
   printf '{"part": "%s", "status": "%s", "seconds": %d, "limit": %d}\n' "$part" "$status" "$took" "$seconds" >> "$out/results.jsonl"
   echo "$part: $status after $took of $seconds s"
   [[ $status != failed ]] || tail -n 5 "$out/log.txt"
