@@ -1,10 +1,10 @@
-# make run | make test | make check: each sets up .venv from requirements.lock on a fresh machine first.
+# make run | make test | make check | make gpu-kit: each sets up .venv from requirements.lock on a fresh machine first.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check setup lock
+.PHONY: run test check gpu-kit setup lock
 
 run: setup
 	$(BIN)/mugv run
@@ -19,6 +19,10 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/python -m mugv.platform.component_docs --check
 	$(BIN)/python -m mugv.cli.reference_docs --check
+
+# What benchmarks/gpu/run.sh needs on a GPU machine without network.
+gpu-kit: setup
+	$(BIN)/python -m benchmarks.gpu.kit make
 
 setup: $(STAMP)
 

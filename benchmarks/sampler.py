@@ -17,6 +17,7 @@ import torch
 
 warnings.filterwarnings("ignore", module="megatron")
 
+from benchmarks.meter import wait  # noqa: E402
 from mugv.generation import Generator  # noqa: E402
 from mugv.recipe.models import DiTModel, TextEncoder, VAEModel  # noqa: E402
 from mugv.recipe.schema import Flow, Parallel, Sampler  # noqa: E402
@@ -25,23 +26,23 @@ from mugv.vae import VideoVAE  # noqa: E402
 
 BAR = 0.03
 """Share of the time that sampling may spend outside the network."""
-SIZE, FRAMES = (64, 64), 17
+SMALL, SIZE, FRAMES = DiTModel(layers=4, hidden=144, heads=2), (64, 64), 17
 PROMPTS = ("a red circle moves left", "a blue square moves up", "a green triangle moves right", "a yellow star moves down")
 
 
-def make_generator() -> Generator:
-    """Untrained networks: the time does not depend on the weights."""
-    dit, text = DiTModel(layers=4, hidden=144, heads=2), TextEncoder(width=64, max_tokens=16)
+def make_generator(dit: DiTModel = SMALL, size: tuple[int, int] = SIZE, frames: int = FRAMES, precision: str = "fp32") -> Generator:
+    """Untrained networks, on the GPU where there is one: the time does not depend on the weights."""
+    text = TextEncoder(width=64, max_tokens=16)
     vae = VAEModel(base_channels=8, channel_multipliers=(1, 1, 1, 1), blocks_per_level=1, temporal_channels=(8, 8, 8, 8), groups=4)
     config = {
         "latent_norm": {"shift": [0.0] * 24, "scale": [1.0] * 24},
         "text": text.model_dump(),
         "flow": Flow().model_dump(),
-        "size": SIZE,
-        "frames": FRAMES,
+        "size": size,
+        "frames": frames,
         "fps": 12.0,
     }
-    return Generator(build_model(dit, text.width, 1, Parallel(), 0), config, VideoVAE(vae))
+    return Generator(build_model(dit, text.width, 1, Parallel(precision=precision), 0), config, VideoVAE(vae))
 
 
 @contextmanager
@@ -50,8 +51,10 @@ def timed_forward(generator: Generator) -> Iterator[list[float]]:
     forward, calls = generator.model.forward, []
 
     def timed(*given: object, **named: object) -> object:
+        wait(generator.device.type)
         began = time.perf_counter()
         out = forward(*given, **named)  # type: ignore[arg-type]
+        wait(generator.device.type)
         calls.append(time.perf_counter() - began)
         return out
 

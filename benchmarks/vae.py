@@ -15,12 +15,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.meter import peak, reset_peak, wait
 from mugv.recipe.models import VAEModel
 from mugv.vae import Tiling, VideoVAE, model
 
@@ -59,55 +59,47 @@ def _run(case: str, frames: int, precision: str) -> dict[str, Any]:
 
 def _case(case: str, frames: int, precision: str) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)
-    with torch.device(device):
-        vae = VideoVAE(VAEModel() if device == "cuda" else QUARTER).eval()
+    vae = make_vae(VAEModel() if device == "cuda" else QUARTER, device)
     with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-        if case == "tiles":
-            return _tile_differences(vae)
-        weights = _reset_peak()
-        start = time.perf_counter()
-        if case == "encode":
-            seen = sum(p.mean.shape[2] for p in vae.encode_stream(_frames(frames), frames))
-        else:
-            z = torch.randn(1, vae.config.latent_channels, frames // 8 + 1, HEIGHT // 8, WIDTH // 8)
-            seen = sum(block.shape[2] for block in vae.decode_stream(z.to(device), clip=True))
-        seconds = time.perf_counter() - start
+        return _tile_differences(vae) if case == "tiles" else measure(vae, case, frames, (HEIGHT, WIDTH))
+
+
+def make_vae(config: VAEModel, device: str) -> VideoVAE:
+    """Random weights, the same every time and on every device."""
+    torch.manual_seed(0)
+    return VideoVAE(config).eval().to(device)
+
+
+def measure(vae: VideoVAE, case: str, frames: int, size: tuple[int, int]) -> dict[str, float]:
+    """Seconds, MB of weights and peak MB above them of encoding or decoding a clip of 1 + 8k frames of `size` (rows, columns)."""
+    device, (height, width) = vae.shift.device.type, size
+    z = torch.randn(1, vae.config.latent_channels, frames // 8 + 1, height // 8, width // 8, device=device)
+    before = reset_peak(device)
+    wait(device)
+    start = time.perf_counter()
+    if case == "encode":
+        seen = sum(p.mean.shape[2] for p in vae.encode_stream(_frames(frames, size, device), frames))
+    else:
+        seen = sum(block.shape[2] for block in vae.decode_stream(z, clip=True))
+    wait(device)
+    seconds = time.perf_counter() - start
     assert seen == (frames if case == "decode" else frames // 8 + 1)
-    return {"seconds": seconds, "weights": sum(p.numel() * 4 for p in vae.parameters()) / 1e6, "peak": (_peak() - weights) / 1e6}
+    return {"seconds": seconds, "weights": sum(p.numel() * 4 for p in vae.parameters()) / 1e6, "peak": (peak(device) - before) / 1e6}
 
 
-def _frames(count: int) -> Iterator[Tensor]:
+def _frames(count: int, size: tuple[int, int], device: str) -> Iterator[Tensor]:
     """Moving waves [1, 3, n, H, W], BLOCK frames at a time."""
-    rows, columns = torch.arange(HEIGHT)[:, None] / 20, torch.arange(WIDTH) / 20
-    colours = torch.arange(3)[:, None, None, None]
+    rows, columns = torch.arange(size[0], device=device)[:, None] / 20, torch.arange(size[1], device=device) / 20
+    colours = torch.arange(3, device=device)[:, None, None, None]
     for start in range(0, count, BLOCK):
-        times = torch.arange(start, min(start + BLOCK, count))[None, :, None, None] / 4
+        times = torch.arange(start, min(start + BLOCK, count), device=device)[None, :, None, None] / 4
         yield torch.sin(rows + times + colours)[None] * torch.cos(columns - times)
-
-
-def _reset_peak() -> int:
-    """Forget the peak so far; bytes in use now."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")
-    return _resident("VmRSS")
-
-
-def _peak() -> int:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _resident("VmHWM")
-
-
-def _resident(field: str) -> int:
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
-    return int(line.split()[1]) * 1024
 
 
 def _tile_differences(vae: VideoVAE) -> dict[str, tuple[float, float]]:
     """Largest difference over the largest value, and root-mean-square difference over the spread, of 33 frames of 320x176 in pieces
     from all at once."""
-    video = torch.cat(list(_frames(33)), dim=2)[..., :176, :320].to(vae.shift.device)
+    video = torch.cat(list(_frames(33, (176, 320), vae.shift.device.type)), dim=2)
     model.MAP_BYTES = 1 << 40
     with torch.no_grad():
         whole = vae.posterior(_with_still(vae.encode_frames(video))).mean

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -71,6 +69,9 @@ def write_latent_set(
     origin: dict[str, Any],
 ) -> None:
     """Write the set. latents[size] [N, C, T, h, w] are normalised already; embeddings are [L, width] a clip, in row order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist([asdict(r) for r in rows]), folder / "manifest.parquet")
     for size, tensor in latents.items():
@@ -90,6 +91,8 @@ class LatentSet:
     """Reads rows from memory-mapped files; a file's digest is checked when it is first opened."""
 
     def __init__(self, folder: Path) -> None:
+        import pyarrow.parquet as pq  # generation takes LatentNorm alone, on machines without pyarrow
+
         self.folder = folder
         self.description: dict[str, Any] = json.loads((folder / "set.json").read_text())
         self.norm = LatentNorm(tuple(self.description["shift"]), tuple(self.description["scale"]))

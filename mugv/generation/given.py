@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from mugv.errors import UserError
-from mugv.media.resize import resize_crop
 
 CHUNK = 8
 """Frames of a latent."""
@@ -95,6 +94,8 @@ class Given:
 
 def fitted(pictures: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 [N, F, h, w, 3] -> [N, F, height, width, 3]."""
+    from mugv.media.resize import resize_crop  # needs OpenCV, which generation from text alone does without
+
     return np.stack([resize_crop(clip, height, width) for clip in pictures])
 
 

@@ -1,16 +1,17 @@
 """DiT blocks at full width on one GPU: step time, MFU, attention and matrix products apart, memory against the model.
 
-    python -m benchmarks.dit_gpu                                   3456 wide, 50,402 tokens, bf16, as many blocks as fit
-    python -m benchmarks.dit_gpu --output docs/gpu.md              the table also into a file
-    python -m benchmarks.dit_gpu --device cpu --hidden 144 --heads 2 --layers 2 --latent 3 8 8      the same code, small, on CPU
+    python -m benchmarks.gpu.dit                                   3456 wide, 50,402 tokens, bf16, as many blocks as fit
+    python -m benchmarks.gpu.dit --output docs/gpu.md              the table also into a file
+    python -m benchmarks.gpu.dit --device cpu --hidden 144 --heads 2 --layers 2 --latent 3 8 8      the same code, small, on CPU
 
-Forward and backward of the blocks alone, without optimizer. MFU earns no credit for recompute; the peak is 989 TFLOP/s (H100, bf16
-dense). The ceiling is the fastest of a few large square matrix products measured in the same process.
+Forward and backward of the blocks alone, without optimizer. MFU earns no credit for recompute; it is a share of the
+card's dense bf16 peak (PEAKS). The ceiling is the fastest of a few large square matrix products measured in the same process.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import time
 import warnings
@@ -24,6 +25,7 @@ from torch import Tensor
 
 warnings.filterwarnings("ignore", module="megatron")
 
+from benchmarks.meter import peak, reset_peak, wait  # noqa: E402
 from mugv.dit import attention  # noqa: E402
 from mugv.dit.config import make_config  # noqa: E402
 from mugv.dit.layers import Conditioning  # noqa: E402
@@ -35,6 +37,8 @@ from mugv.training import process_groups  # noqa: E402
 from mugv.training.flops import H100_PEAK, Clip, Flops, clip_flops  # noqa: E402
 from mugv.training.memory import MicroBatch, Shapes, block_bytes, block_parameters, shared_bytes, transient_bytes  # noqa: E402
 
+PEAKS = {"H200": H100_PEAK, "H100": H100_PEAK, "A100": 312e12}
+"""Dense bf16 FLOP/s by a part of the card's name, SXM parts: the H200 has the H100's arithmetic."""
 KEPT_FREE = 2e9
 """Bytes of the GPU that the number of blocks leaves for workspaces and fragmentation."""
 
@@ -79,18 +83,13 @@ def seconds(setting: Setting, run: Callable[[], object], repeats: int | None = N
     """Median after two warm-up runs; the GPU is idle before and after each."""
     found = []
     for i in range(2 + (repeats or setting.repeats)):
-        _wait(setting)
+        wait(setting.device)
         began = time.perf_counter()
         run()
-        _wait(setting)
+        wait(setting.device)
         if i >= 2:
             found.append(time.perf_counter() - began)
     return statistics.median(found)
-
-
-def _wait(setting: Setting) -> None:
-    if setting.device == "cuda":
-        torch.cuda.synchronize()
 
 
 def how_many_fit(setting: Setting) -> int:
@@ -177,37 +176,69 @@ def _backward_of(forward: Callable[[], Tensor]) -> Callable[[], None]:
     return lambda: forward().backward(gradient)
 
 
-def measure(setting: Setting, blocks: int) -> list[tuple[str, str]]:
-    """Rows of the table."""
+def measure(setting: Setting, blocks: int) -> dict[str, float]:
+    """Step time with its parts, FLOP/s, memory. Keys carry the unit; without a GPU there is no measured peak."""
     flops = setting.flops(blocks)
     top, attended, multiplied = ceiling(setting), attention_seconds(setting), linear_seconds(setting)
+    step, before = make_ready(setting, blocks)
+    elapsed = seconds(setting, step)
+    model, linears = 3 * flops.blocks / elapsed, 3 * (flops.blocks - flops.attention) / blocks
+    found = {
+        "blocks": blocks,
+        "tokens": setting.clip.tokens,
+        "step s": elapsed,
+        "block ms": elapsed / blocks * 1e3,
+        "TFLOP/s": model / 1e12,
+        "MFU %": 100 * model / card_peak(setting.device)[1],
+        "matmul ceiling TFLOP/s": top / 1e12,
+        "share of ceiling %": 100 * model / top,
+        "attention ms": attended * 1e3,
+        "attention TFLOP/s": 3 * flops.attention / blocks / attended / 1e12,
+        "linears ms": multiplied * 1e3,
+        "linears TFLOP/s": linears / multiplied / 1e12,
+        "rest ms": (elapsed / blocks - attended - multiplied) * 1e3,
+    }
+    return found | measure_memory(setting, blocks, step, before)
+
+
+def make_ready(setting: Setting, blocks: int) -> tuple[Callable[[], None], int]:
+    """A step, run once, and the bytes in use before it was made."""
+    gc.collect()
     if setting.device == "cuda":
         torch.cuda.empty_cache()
+    before = reset_peak(setting.device)
     step = make_step(setting, blocks)
-    elapsed = seconds(setting, step)
-    if setting.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        step()
-    model, linears = 3 * flops.blocks / elapsed, 3 * (flops.blocks - flops.attention) / blocks
-    predicted = setting.memory(blocks)
-    rows = [
-        ("device", torch.cuda.get_device_name() if setting.device == "cuda" else "cpu"),
-        ("torch, attention", f"{torch.__version__}, {attention.choose(setting.layout.attention, setting.device, packed=True)}"),
-        ("blocks, width, recompute", f"{blocks}, {setting.model.hidden}, {setting.layout.recompute}"),
-        ("tokens, text tokens", f"{setting.clip.tokens:,}, {setting.text}"),
-        ("forward + backward", f"{elapsed:.4f} s, {elapsed / blocks * 1e3:.2f} ms a block"),
-        ("model FLOP/s", f"{model / 1e12:.4g} TFLOP/s"),
-        ("MFU without recompute credit", f"{model / H100_PEAK:.2%} of {H100_PEAK / 1e12:g} TFLOP/s"),
-        ("matmul ceiling, share of it", f"{top / 1e12:.4g} TFLOP/s, {model / top:.1%}"),
-        ("attention alone, a block", f"{attended * 1e3:.2f} ms, {3 * flops.attention / blocks / attended / 1e12:.4g} TFLOP/s"),
-        ("linears alone, a block", f"{multiplied * 1e3:.2f} ms, {linears / multiplied / 1e12:.4g} TFLOP/s"),
-        ("everything else, a block", f"{(elapsed / blocks - attended - multiplied) * 1e3:.2f} ms"),
-        ("peak memory predicted", f"{predicted / 1e9:.4g} GB"),
+    step()
+    return step, before
+
+
+def measure_memory(setting: Setting, blocks: int, step: Callable[[], None], before: int) -> dict[str, float]:
+    """Peak of one more step above `before`, predicted and measured. Without a GPU what is measured is the resident set, with all of torch's
+    own in it: that says nothing about the prediction."""
+    reset_peak(setting.device)
+    step()
+    wait(setting.device)
+    measured, predicted = max(1, peak(setting.device) - before), setting.memory(blocks)
+    return {"predicted GB": predicted / 1e9, "measured GB": measured / 1e9, "prediction off %": 100 * (predicted / measured - 1)}
+
+
+def card_peak(device: str) -> tuple[str, float]:
+    """(whose, dense bf16 FLOP/s) that MFU is a share of: the card's own where it is known, else an H100's, and the name says so."""
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    return next(((card, flops) for card, flops in PEAKS.items() if card in name), (f"H100, in place of {name}", H100_PEAK))
+
+
+def table(setting: Setting, found: dict[str, float]) -> str:
+    """Markdown of a measurement."""
+    whose, flops = card_peak(setting.device)
+    back_end = attention.choose(setting.layout.attention, setting.device, packed=True)
+    given = [
+        ("torch, attention", f"{torch.__version__}, {back_end}"),
+        ("width, text tokens, recompute", f"{setting.model.hidden}, {setting.text}, {setting.layout.recompute}"),
+        ("peak that MFU is a share of", f"{flops / 1e12:g} TFLOP/s dense bf16 ({whose})"),
     ]
-    if setting.device == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-        rows.append(("peak memory measured", f"{peak / 1e9:.4g} GB, prediction off by {predicted / peak - 1:+.1%}"))
-    return rows
+    rows = [*given, *((name, f"{value:.4g}" if isinstance(value, float) else f"{value:,}") for name, value in found.items())]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
 def main() -> None:
@@ -224,17 +255,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="markdown file")
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("error: benchmarks.dit_gpu needs a CUDA device; for a small run without one give --device cpu with small sizes")
+        raise SystemExit("error: benchmarks.gpu.dit needs a CUDA device; for a small run without one give --device cpu with small sizes")
     layout = Parallel(precision="bf16", recompute=given.recompute, attention=given.attention)
     model = DiTModel(hidden=given.hidden, heads=given.heads)
     setting = Setting(given.device, model, tuple(given.latent), given.text, layout, given.repeats)
     if given.device == "cpu" and not given.layers:
         raise SystemExit("error: --device cpu needs --layers")
-    rows = measure(setting, given.layers or how_many_fit(setting))
-    table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
-    print(table)
+    text = table(setting, measure(setting, given.layers or how_many_fit(setting)))
+    print(text)
     if given.output:
-        given.output.write_text(table + "\n")
+        given.output.write_text(text + "\n")
 
 
 if __name__ == "__main__":
