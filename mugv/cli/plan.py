@@ -127,7 +127,7 @@ def node_cost(recipe: Recipe, node: Node) -> Cost:
         round_ = recipe.align.rounds[node.index]
         device = "cuda" if recipe.resources.train.gpus else "cpu"
         # A preference step runs the network and its frozen reference: four forwards' worth of FLOPs for each clip instead of three.
-        like = _last_stage(recipe).model_copy(update={"steps": round_.steps, "batch": round_.batch, "average_decay": 0.0})
+        like = last_stage(recipe).model_copy(update={"steps": round_.steps, "batch": round_.batch, "average_decay": 0.0})
         cost = _training_cost(recipe, like, copies=VALUE_BYTES[resolve(recipe.parallel.precision, device)])
         return replace(cost, flops=cost.flops * 4 / 3)
     if node.stage in ("candidates", "evaluate"):
@@ -147,20 +147,24 @@ def _training_cost(recipe: Recipe, stage: TrainStage, divisor: int = 1, copies: 
     return Cost(found.parameters, found.tokens, found.flops, recipe_memory(recipe, stage, found.video, divisor, copies).total)
 
 
-def _last_stage(recipe: Recipe) -> TrainStage:
+def last_stage(recipe: Recipe) -> TrainStage:
     return recipe.sft or recipe.pretrain[-1]
+
+
+def generated_clips(recipe: Recipe, stage: str) -> int:
+    """Clips that a stage samples."""
+    if stage == "candidates" and recipe.align:
+        return recipe.align.prompts * recipe.align.candidates
+    return 3 * recipe.evaluate.clips if stage == "evaluate" else 0
 
 
 def _sampling_cost(recipe: Recipe, stage: str) -> Cost:
     """Forward passes of the sampler, two a step under guidance."""
     from mugv.training.flops import caption_tokens, dit_parameters, forward_flops, tokens
 
-    if stage == "candidates":
-        assert recipe.align is not None
-        clips, sampler = recipe.align.prompts * recipe.align.candidates, recipe.align.sampler
-    else:
-        clips, sampler = 3 * recipe.evaluate.clips, recipe.evaluate.sampler
-    shape = _last_stage(recipe)
+    sampler = recipe.align.sampler if stage == "candidates" and recipe.align else recipe.evaluate.sampler
+    clips = generated_clips(recipe, stage)
+    shape = last_stage(recipe)
     sequence = tokens(recipe.dit, shape.size, shape.frames)
     passes = clips * sampler.steps * (2 if sampler.guidance != 1 else 1)
     flops = passes * forward_flops(recipe.dit, recipe.text.width, sequence, caption_tokens(recipe))

@@ -171,7 +171,9 @@ def _run_pipeline(
     outcome: dict[str, Any] = {"status": "failed"}
     code, problem = 0, ""
     try:
-        with RunDisplay(record, len(needed_nodes(build_graph(recipe), set(), goal.node))):
+        nodes = build_graph(recipe)
+        wanted = needed_nodes(nodes, set(), goal.node)
+        with RunDisplay(record, recipe, [node for node in nodes if node.name in wanted]):
             overhead = run_pipeline(goal.pipeline(recipe, keys), record, environment.to_env())
         outcome = {"status": "finished", "kfp": {"tasks": overhead.tasks, "seconds": overhead.seconds, "imports": overhead.import_seconds}}
     except StageFailedError as error:
