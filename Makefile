@@ -3,6 +3,11 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -ec
+PIP := $(BIN)/pip install --disable-pip-version-check --progress-bar off
+# pip's own lines are one a package; these say that it goes on.
+TOLD := awk '/^Collecting/ && ++n % 40 == 0 {print "  " n " packages found"} /^Installing/ {print "  unpacking"} {fflush()}'
 
 .PHONY: run test check gpu-kit setup lock
 
@@ -28,11 +33,17 @@ setup: $(STAMP)
 
 # torch first and by name: a version of torch with CUDA libraries must never be pulled in by another package.
 $(STAMP): requirements.lock pyproject.toml
-	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep -E '^torch==' requirements.lock)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	touch $(STAMP)
+	@echo "set-up, once: 2 to 10 minutes by processor and network (1.5 GB in $(VENV))"
+	@echo "1/4 a virtual environment in $(VENV)"
+	@test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
+	@echo "2/4 torch for CPUs"
+	@$(PIP) $$(grep -E '^torch==' requirements.lock) | $(TOLD)
+	@echo "3/4 the other $$(grep -c == requirements.lock) packages of requirements.lock"
+	@$(PIP) -r requirements.lock | $(TOLD)
+	@echo "4/4 mugv itself"
+	@$(PIP) --no-deps --no-build-isolation -e . | $(TOLD)
+	@touch $(STAMP)
+	@echo "set up: $$(du -sh $(VENV) | cut -f1) in $(VENV)"
 
 lock:
 	$(BIN)/pip freeze --exclude-editable | grep -v ' @ ' > requirements.lock

@@ -59,6 +59,13 @@ def open_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=240)
 
 
+def check_threads() -> None:
+    """UserError when OMP_NUM_THREADS is no count: the OpenMP runtime would only warn, and take all cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given and not all(part.strip().isdigit() and int(part) > 0 for part in given.split(",")):
+        raise UserError(f"OMP_NUM_THREADS={given}: expected a number of threads of at least 1; leave it unset for one a core")
+
+
 def state_folder(given: Path | None) -> Path:
     return (given or Path(os.environ.get("MUGV_STATE", ".mugv"))).absolute()
 

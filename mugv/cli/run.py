@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mugv.cli.common import CaptionsOption, RecipeOption, SetOption, StateOption, VideosOption, open_console, read_recipe, state_folder
+from mugv.cli.common import (
+    CaptionsOption,
+    RecipeOption,
+    SetOption,
+    StateOption,
+    VideosOption,
+    check_threads,
+    open_console,
+    read_recipe,
+    state_folder,
+)
 from mugv.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,6 +71,7 @@ def run_locked(recipe: Recipe, state: Path, goal: Goal) -> int:
     from mugv.stages.graph import node_keys
     from mugv.store import explained
 
+    check_threads()
     console = open_console()
     data_digest = resolve_data_digest(recipe)
     keys = node_keys(recipe, data_digest)

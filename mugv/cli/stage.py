@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mugv.cli.common import CaptionsOption, RecipeOption, SetOption, VideosOption, read_recipe
+from mugv.cli.common import CaptionsOption, RecipeOption, SetOption, VideosOption, check_threads, read_recipe
 from mugv.errors import UserError
 
 
@@ -25,6 +25,7 @@ def stage(
     """Run one stage on folders, without the cache."""
     from mugv.stages.by_hand import run_by_hand
 
+    check_threads()
     metrics = run_by_hand(name, read_recipe(recipe, changes, videos, captions), _folders(inputs or []), out)
     for key, value in metrics.items():
         typer.echo(f"{key} {value:g}")

@@ -13,6 +13,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_channels(recipe)
     _check_layout(recipe)
     _check_widths(recipe)
+    _check_gate(recipe)
     stages: list[tuple[str, TrainStage]] = [(f"pretrain.{s.name}", s) for s in recipe.pretrain]
     if recipe.sft:
         stages.append(("sft", recipe.sft))
@@ -85,6 +86,23 @@ def _check_optimizer(recipe: Recipe, key: str, optimizer: Optimizer, lora: bool 
         raise ValueError(f"{key}.optimizer.muon needs parallel.tensor 1 and no parallel.distributed_optimizer; leave muon out for Adam")
     if lora:
         raise ValueError(f"{key}.optimizer.muon: adapters are no whole matrices; leave muon out where lora is set")
+
+
+JUDGED = ("real", "vae_reconstruction", "t2v_seen", "t2v_held_out", "i2v")
+"""Columns of the judge's table, and what it says of each; mugv.evaluation measures them."""
+SAID = ("colour", "shape", "direction", "all", "steady")
+UNJUDGED = ("vae_psnr", "vae_ssim", "validation_flow_loss")
+
+
+def _check_gate(recipe: Recipe) -> None:
+    judge, gate = recipe.evaluate.judge, recipe.register_.gate
+    known = {*UNJUDGED, *(f"{column}_{name}" for column in JUDGED for name in SAID if judge == "shapes")}
+    for key, names in (("minimum", list(gate.minimum)), ("compare", [gate.compare] if gate.compare else [])):
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            columns = f", and of {', '.join(JUDGED)} each with {', '.join(f'_{name}' for name in SAID)}" if judge == "shapes" else ""
+            measured = f"{', '.join(UNJUDGED)}{columns}"
+            raise ValueError(f"register.gate.{key}: evaluate.judge {judge} gives no {unknown[0]}; it gives {measured}")
 
 
 def _check_widths(recipe: Recipe) -> None:

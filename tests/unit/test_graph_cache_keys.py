@@ -39,7 +39,7 @@ def changed(folder: Path, *overrides: str, data: tuple[str, str] = ("", "")) -> 
         ("align.rounds.0.steps=9", "align-0"),
         ("align.rounds.1.steps=9", "align-1"),
         ("evaluate.clips=150", "evaluate"),
-        ("register.gate.compare=x", "register"),
+        ("register.gate.compare=i2v_all", "register"),
     ],
 )
 def test_changed_setting_reruns_its_stage_and_what_follows_and_nothing_before(tmp_path: Path, override: str, first: str) -> None:
