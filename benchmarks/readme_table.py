@@ -3,6 +3,7 @@
     python benchmarks/readme_table.py                     the newest run of .mugv
     python benchmarks/readme_table.py --run RUN --state DIR
     python benchmarks/readme_table.py --evaluation DIR    an output folder of the evaluate stage
+    python -m benchmarks.readme_table --seeds DIR         over the runs of benchmarks/tiny_seeds; the first run's picture
 
 The README must hold the lines `<!-- results:begin -->` and `<!-- results:end -->`.
 """
@@ -74,15 +75,37 @@ def find_evaluation(state: Path, run: str) -> Path:
     return open_store(root, state / "cache").fetch(Ref(**output))
 
 
+def _over_seeds(folder: Path) -> tuple[Path, str]:
+    """The evaluation whose picture is shown, and the table over all runs."""
+    from benchmarks import tiny_seeds
+
+    found = tiny_seeds.results(folder)
+    if not found:
+        raise UserError(f"{folder}: no finished run; `python -m benchmarks.tiny_seeds` makes them")
+    clips = {column["n"] for result in found for column in result["table"].values()}
+    psnr = [result["metrics"]["vae_psnr"] for result in found]
+    first = next(item for item in tiny_seeds.RUNS if (folder / item.file).is_file())
+    text = (
+        f"Mean and range over {len(found)} runs with other footage, VAE and training (`python -m benchmarks.tiny_seeds`), one of them "
+        f"imitating an older processor; {max(clips)} clips a column and run. When the judge is not sure, the clip counts as wrong. "
+        f"VAE on held-out clips: PSNR {min(psnr):.1f} to {max(psnr):.1f} dB."
+    )
+    return find_evaluation(first.state(folder), "latest"), f"{tiny_seeds.table(found)}\n\n{text}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, default=Path(".mugv"))
     parser.add_argument("--run", default="latest")
     parser.add_argument("--evaluation", type=Path)
+    parser.add_argument("--seeds", type=Path)
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
     given = parser.parse_args()
-    folder = given.evaluation or find_evaluation(given.state, given.run)
-    content = table(json.loads((folder / "metrics.json").read_text()))
+    if given.seeds:
+        folder, content = _over_seeds(given.seeds)
+    else:
+        folder = given.evaluation or find_evaluation(given.state, given.run)
+        content = table(json.loads((folder / "metrics.json").read_text()))
     picture = given.readme.parent / PICTURE
     text = insert(given.readme.read_text(), f"![Clips that the model generated]({PICTURE.as_posix()})\n\n{content}")
     picture.parent.mkdir(parents=True, exist_ok=True)
