@@ -1,10 +1,9 @@
 """One of eight processes of tests/parallel/test_convert_layouts.py: load a checkpoint under each layout and save it from there."""
 
-import sys
 from pathlib import Path
 
 import torch.distributed as dist
-from megatron.core import parallel_state
+from groups import release
 
 from mugv.dit.expand import expand
 from mugv.recipe.models import DiTModel
@@ -34,7 +33,7 @@ def main(folder: Path) -> None:
         dist.barrier()
         save_model(chunks, folder / name, config)
         dist.barrier()
-        parallel_state.destroy_model_parallel()
+        release()
     widen(folder)
 
 
@@ -47,7 +46,3 @@ def widen(folder: Path) -> None:
         (folder / "wide").mkdir()
     dist.barrier()
     save_model(chunks, folder / "wide", {})
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
