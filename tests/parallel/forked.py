@@ -6,6 +6,7 @@ imports the worker and forks the ranks of every round; what they find in their e
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -42,7 +43,9 @@ def _rank(rank: int, worker: str, world: int, port: int, arguments: list[str]) -
 def main(worker: str, jobs: str) -> None:
     from torch.multiprocessing import start_processes
 
+    importlib.import_module("torch._dynamo")  # the first optimizer of every rank would import it
     importlib.import_module(worker)
+    gc.freeze()  # a rank's collections pass over what was imported here, and leave its pages shared
     for world, arguments in json.loads(jobs):
         start_processes(_rank, (worker, world, _free_port(), arguments), nprocs=world, start_method="fork")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from groups import release
+from groups import grouped
 
 from mugv.dit.model import MugDiT
 from mugv.dit.sharding import full_shape, is_split, shard
@@ -166,6 +166,5 @@ def run(case: dict, folder: Path) -> None:
 def main(job: Path, folder: Path) -> None:
 
     torch.set_num_threads(1)
-    for case in json.loads(job.read_text()):
+    for case in grouped(json.loads(job.read_text())):
         run(case, folder)
-        release()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from groups import release
+from groups import grouped
 from layout_worker import CLIPS, MODEL, TEXT, SGDEngine, Squared, fill_biases_and_norms, fingerprints, gradients, micro_batches
 
 from mugv.dit.lora import attach, is_adapter
@@ -80,6 +80,5 @@ def resume(case: dict, folder: Path) -> None:
 def main(cases: Path, folder: Path) -> None:
 
     torch.set_num_threads(1)
-    for case in json.loads(cases.read_text()):
+    for case in grouped(json.loads(cases.read_text())):
         (resume if case["name"].startswith("adam") else run)(case, folder)
-        release()

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-from groups import release
+from groups import grouped
 from saved_bytes import saved_bytes
 
 from mugv.recipe.models import DiTModel
@@ -48,8 +48,5 @@ def run(case: dict) -> dict[str, int]:
 
 def main(job: Path, folder: Path) -> None:
     torch.set_num_threads(1)
-    reports = []
-    for case in json.loads(job.read_text()):
-        reports.append(run(case))
-        release()
+    reports = {case["name"]: run(case["layout"]) for case in grouped(json.loads(job.read_text()))}
     (folder / f"{dist.get_rank()}.json").write_text(json.dumps(reports))

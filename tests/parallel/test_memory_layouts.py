@@ -25,10 +25,10 @@ CASES: dict[str, dict] = {
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, int]]]:
     folder = tmp_path_factory.mktemp("memory")
     job = folder / "job.json"
-    job.write_text(json.dumps(list(CASES.values())))
+    job.write_text(json.dumps([{"name": name, "layout": layout} for name, layout in CASES.items()]))
     launch("memory_worker", [(2, [job, folder])])
     ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
-    return {name: [rank[i] for rank in ranks] for i, name in enumerate(CASES)}
+    return {name: [rank[name] for rank in ranks] for name in CASES}
 
 
 @pytest.mark.parametrize("case", CASES)
