@@ -9,8 +9,9 @@ STAMP := $(VENV)/.installed
 run: setup
 	$(BIN)/mugv run
 
+# Whole files go to two processes of one thread each; tests/conftest.py puts the longest files first.
 test: setup
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 check: setup
 	$(BIN)/ruff check .
