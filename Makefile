@@ -14,8 +14,9 @@ TOLD := awk '/^Collecting/ && ++n % 40 == 0 {print "  " n " packages found"} /^I
 run: setup
 	$(BIN)/mugv run
 
+# Whole files go to two processes of one thread each; tests/conftest.py puts the longest files first.
 test: setup
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 check: setup
 	$(BIN)/ruff check .

@@ -1,12 +1,12 @@
 """One of eight processes of tests/parallel/test_convert_layouts.py: load a checkpoint under each layout and save it from there."""
 
-import sys
 from pathlib import Path
 
 import torch.distributed as dist
-from megatron.core import parallel_state
+from groups import grouped
 
 from mugv.dit.expand import expand
+from mugv.dit.model import MugDiT
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Expansion, Parallel
 from mugv.training.convert import open_distributed
@@ -26,28 +26,22 @@ LAYOUTS = {
 
 
 def main(folder: Path) -> None:
-    for name, layout in LAYOUTS.items():
-        source = folder / ("bf16" if layout.precision == "bf16" else "fp32")
-        chunks, config = load_chunks(source, layout)
+    layouts = {**LAYOUTS, "wide": Parallel(world=8, tensor=2, pipeline=2)}
+    for case in grouped([{"name": name, "layout": layout.model_dump()} for name, layout in layouts.items()]):
+        name, layout = case["name"], layouts[case["name"]]
+        if name == "wide":
+            chunks, config = widen(folder, layout), {}
+        else:
+            chunks, config = load_chunks(folder / ("bf16" if layout.precision == "bf16" else "fp32"), layout)
         if dist.get_rank() == 0:
             (folder / name).mkdir()
         dist.barrier()
         save_model(chunks, folder / name, config)
-        dist.barrier()
-        parallel_state.destroy_model_parallel()
-    widen(folder)
 
 
-def widen(folder: Path) -> None:
-    """Twice the width under tensor and pipeline parallelism, from the checkpoint that one process wrote."""
-    chunks = build_chunks(WIDE, 16, 1, Parallel(world=8, tensor=2, pipeline=2), 1)
+def widen(folder: Path, layout: Parallel) -> list[MugDiT]:
+    """Twice the width, from the checkpoint that one process wrote."""
+    chunks = build_chunks(WIDE, 16, 1, layout, 1)
     for chunk in chunks:
         expand(open_distributed(folder / "fp32" / "model"), chunk, EXPANSION)
-    if dist.get_rank() == 0:
-        (folder / "wide").mkdir()
-    dist.barrier()
-    save_model(chunks, folder / "wide", {})
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return chunks

@@ -1,4 +1,4 @@
-"""One process of the layout tests: `layout_worker.py job.json folder`, started by torchrun.
+"""One process of the layout tests: `main(job.json, folder)`, started by forked.py.
 
 The clips of a step are the same whatever the layout: data-parallel rank r takes its share of a batch drawn from the step alone.
 A job runs its cases one after the other in the same processes (importing torch and megatron costs more than the cases).
@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from groups import grouped
 
 from mugv.dit.model import MugDiT
 from mugv.dit.sharding import full_shape, is_split, shard
@@ -76,6 +76,7 @@ def micro_batches(case: dict, step: int) -> list[FlowBatch]:
 
 def gradients(engine: Engine) -> dict[str, torch.Tensor]:
     """Full gradients of the last step by name, of what is trained (not under ZeRO, where ranks hold parts)."""
+
     from megatron.core import parallel_state
 
     group, size = parallel_state.get_tensor_model_parallel_group(), parallel_state.get_tensor_model_parallel_world_size()
@@ -95,6 +96,7 @@ def gradients(engine: Engine) -> dict[str, torch.Tensor]:
 
 def fingerprints(engine: Engine) -> dict[str, str]:
     """Digest of every parameter that this rank holds; split ones carry the tensor rank in their name."""
+
     from megatron.core import parallel_state
 
     rank = parallel_state.get_tensor_model_parallel_rank()
@@ -162,13 +164,7 @@ def run(case: dict, folder: Path) -> None:
 
 
 def main(job: Path, folder: Path) -> None:
-    from megatron.core import parallel_state
 
     torch.set_num_threads(1)
-    for case in json.loads(job.read_text()):
+    for case in grouped(json.loads(job.read_text())):
         run(case, folder)
-        parallel_state.destroy_model_parallel()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

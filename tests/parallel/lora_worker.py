@@ -1,14 +1,14 @@
-"""One process of tests/parallel/test_lora_layouts.py: `lora_worker.py cases.json folder`, adapters trained under each case's layout."""
+"""One process of tests/parallel/test_lora_layouts.py: `main(cases.json, folder)`, adapters trained under each case's layout."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from groups import grouped
 from layout_worker import CLIPS, MODEL, TEXT, SGDEngine, Squared, fill_biases_and_norms, fingerprints, gradients, micro_batches
 
 from mugv.dit.lora import attach, is_adapter
@@ -78,13 +78,7 @@ def resume(case: dict, folder: Path) -> None:
 
 
 def main(cases: Path, folder: Path) -> None:
-    from megatron.core import parallel_state
 
     torch.set_num_threads(1)
-    for case in json.loads(cases.read_text()):
+    for case in grouped(json.loads(cases.read_text())):
         (resume if case["name"].startswith("adam") else run)(case, folder)
-        parallel_state.destroy_model_parallel()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
+from groups import grouped
 from saved_bytes import saved_bytes
 
 from mugv.recipe.models import DiTModel
@@ -46,15 +47,6 @@ def run(case: dict) -> dict[str, int]:
 
 
 def main(job: Path, folder: Path) -> None:
-    from megatron.core import parallel_state
-
     torch.set_num_threads(1)
-    reports = []
-    for case in json.loads(job.read_text()):
-        reports.append(run(case))
-        parallel_state.destroy_model_parallel()
+    reports = {case["name"]: run(case["layout"]) for case in grouped(json.loads(job.read_text()))}
     (folder / f"{dist.get_rank()}.json").write_text(json.dumps(reports))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,13 +1,9 @@
-"""Eight processes by torchrun: released weights, loaded under any layout and saved from there, come back as the same bytes."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""Eight processes: released weights, loaded under any layout and saved from there, come back as the same bytes."""
 
 import pytest
 import torch
 from convert_worker import EXPANSION, LAYOUTS, NARROW, WIDE
+from forked import launch
 from safetensors.torch import save_file
 
 from mugv.dit.expand import expand
@@ -15,8 +11,6 @@ from mugv.dit.release import released_shapes
 from mugv.recipe.schema import Parallel
 from mugv.training.convert import convert, open_distributed
 from mugv.training.engine import build_model
-
-WORKER = Path(__file__).with_name("convert_worker.py")
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +21,7 @@ def folder(tmp_path_factory):
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         save_file({n: t.to(dtype) for n, t in state.items()}, base / f"{name}.safetensors", metadata={"format": "pt"})
         convert(base / f"{name}.safetensors", base / name)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8", str(WORKER), str(base)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch("convert_worker", [(8, [base])])
     return base
 
 

@@ -1,19 +1,16 @@
 """Every parallel layout up to four processes trains exactly like one process, and its checkpoints load in every other.
 
-One torchrun for each number of processes runs all its cases (tests/parallel/layout_worker.py). Every step has videos and images,
+One group of processes for each number of them runs all its cases (tests/parallel/layout_worker.py). Every step has videos and images,
 so sizes differ between micro-batches; the packed cases put clips of both sizes, with their own timesteps, into one sequence.
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import launch
 
-WORKER = Path(__file__).with_name("layout_worker.py")
 ZERO = {"distributed_optimizer": True}
 
 SGD = {
@@ -87,28 +84,15 @@ def jobs(world: int, checkpoint: Path) -> list[dict]:
     return out
 
 
-def launch(world: int, folder: Path, checkpoint: Path) -> None:
-    job = folder / f"job-{world}.json"
-    job.write_text(json.dumps(jobs(world, checkpoint)))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={world}",
-        str(WORKER),
-        str(job),
-        str(folder),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-4000:]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     base = tmp_path_factory.mktemp("layouts")
+    rounds = []
     for world in (2, 1, 4):  # two processes first: they save what the others load
-        launch(world, base, base / "checkpoint")
+        job = base / f"job-{world}.json"
+        job.write_text(json.dumps(jobs(world, base / "checkpoint")))
+        rounds.append((world, [job, base]))
+    launch("layout_worker", rounds)
     return base
 
 

@@ -1,16 +1,13 @@
 """Adapters under every layout against one process: gradients, drift of replicas, the frozen base, and the file that is saved."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import launch
 from safetensors.torch import load_file
 
-WORKER = Path(__file__).with_name("lora_worker.py")
 LAYOUTS = {
     1: {"one": {}, "adam-one": {}},
     2: {
@@ -28,20 +25,15 @@ LAYOUTS = {
 MANY = [name for world in (2, 4) for name in LAYOUTS[world] if not name.startswith("adam")]
 
 
-def launch(world: int, folder: Path) -> None:
-    cases = folder / f"cases-{world}.json"
-    cases.write_text(json.dumps([{"name": name, "layout": layout} for name, layout in LAYOUTS[world].items()]))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(WORKER)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, str(cases), str(folder)], capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     base = tmp_path_factory.mktemp("lora")
-    for world in LAYOUTS:
-        launch(world, base)
+    rounds = []
+    for world, layouts in LAYOUTS.items():
+        cases = base / f"cases-{world}.json"
+        cases.write_text(json.dumps([{"name": name, "layout": layout} for name, layout in layouts.items()]))
+        rounds.append((world, [cases, base]))
+    launch("lora_worker", rounds)
     return base
 
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from forked import launch
 
-WORKER = Path(__file__).with_name("memory_worker.py")
 CASES: dict[str, dict] = {
     "tp2": {"tensor": 2},
     "tp2 sp": {"tensor": 2, "sequence_parallel": True},
@@ -29,12 +25,10 @@ CASES: dict[str, dict] = {
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, int]]]:
     folder = tmp_path_factory.mktemp("memory")
     job = folder / "job.json"
-    job.write_text(json.dumps(list(CASES.values())))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(WORKER), str(job), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
+    job.write_text(json.dumps([{"name": name, "layout": layout} for name, layout in CASES.items()]))
+    launch("memory_worker", [(2, [job, folder])])
     ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
-    return {name: [rank[i] for rank in ranks] for i, name in enumerate(CASES)}
+    return {name: [rank[name] for rank in ranks] for name in CASES}
 
 
 @pytest.mark.parametrize("case", CASES)

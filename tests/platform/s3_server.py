@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from minio import Minio
@@ -63,6 +64,15 @@ def served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS[1])
     yield server
     server.stop()
+
+
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause before another try fails the test: what is final is told at once."""
+
+    def pause(seconds: float) -> None:
+        raise AssertionError(f"a pause of {seconds} s before another try")
+
+    monkeypatch.setattr("mugv.store.s3_client.time", SimpleNamespace(sleep=pause))
 
 
 @contextmanager

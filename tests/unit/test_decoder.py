@@ -193,7 +193,7 @@ def test_a_killed_decoder_is_no_fault_of_the_file(tmp_path):
 def test_the_process_ends_with_the_one_that_started_it():
     code = "import os; from mugv.media import start as s; s.start_decoder(); print(s._waiting[0].process.pid, flush=True); os._exit(0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    stat, until = Path(f"/proc/{int(done.stdout)}/stat"), time.monotonic() + 20
+    stat, until = Path(f"/proc/{int(done.stdout)}/stat"), time.monotonic() + 60
     while stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z":
         assert time.monotonic() < until
         time.sleep(0.05)

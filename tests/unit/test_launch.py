@@ -53,11 +53,11 @@ def test_an_interrupt_reaches_the_process_once(tmp_path: Path) -> None:
         f"sys.exit(run_local(LaunchSpec({PROBE!r}, ('wait', {str(out)!r})), dict(os.environ)))"
     )
     process = subprocess.Popen([sys.executable, "-c", program], env=ENVIRONMENT, cwd=ROOT)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while not out.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
+    assert process.wait(60) == 130
     assert out.read_text() == "interrupted"
 
 
