@@ -38,6 +38,19 @@ def here() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def machine() -> dict[str, str | int | bool]:
+    """What a figure was taken on: processor, the instructions that torch uses of it, threads, bf16 units, GPU."""
+    import torch
+
+    found: dict[str, str | int | bool] = {
+        "processor": str(torch.cpu.get_capabilities().get("cpu_name", "unknown")),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "bf16_units": cpu_has_bf16(),
+    }
+    return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+
+
 def cpu_has_bf16() -> bool:
     """Whether this processor, or the older one that it imitates, has units for bf16."""
     import torch

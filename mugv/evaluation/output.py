@@ -19,6 +19,7 @@ from mugv.evaluation.columns import Column
 from mugv.evaluation.report import Fact, ReportColumn, Sheet
 from mugv.media.encode import write_video
 from mugv.media.sheet import draw_moving, draw_sheet
+from mugv.precision import machine
 from mugv.recipe.schema import Sampler
 
 SHOWN, PAIRS = 12, 6
@@ -67,6 +68,7 @@ def write_metrics(
         "sampler": sampler.model_dump(),
         "size": list(size),
         "frames": frames,
+        "machine": machine(),
     }
     (folder / "metrics.json").write_text(json.dumps(tree, indent=1) + "\n")
 

@@ -31,6 +31,7 @@ def train(ctx: StageContext) -> dict[str, float]:
     import torch
 
     from mugv.dataset.clipset import ClipSet
+    from mugv.precision import here, machine, resolve
     from mugv.training import process_groups
     from mugv.training.loop import fit
     from mugv.vae import VideoVAE, count_parameters, save_vae
@@ -52,7 +53,8 @@ def train(ctx: StageContext) -> dict[str, float]:
     metrics = {"parameters": float(count_parameters(ctx.recipe.vae.model)), **_measure(ctx, vae, clips)}
     if is_main():
         save_vae(vae, ctx.out)
-        (ctx.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        trained = {"precision": resolve(settings.precision, here(), autocast=True), "machine": machine()}
+        (ctx.out / "metrics.json").write_text(json.dumps({**metrics, **trained}, indent=2) + "\n")
     return metrics
 
 

@@ -6,6 +6,7 @@ what a recomputation repeats earns no credit in MFU and is added in HFU.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import NamedTuple
@@ -105,7 +106,8 @@ def clip_flops(model: DiTModel, text_width: int, clip: Clip, divisor: int = 1) -
 
 def step_flops(model: DiTModel, text_width: int, clips: Iterable[Clip], divisor: int = 1) -> Flops:
     """Forward pass of a step's clips, batched or packed: a clip attends to itself alone, so the parts add up."""
-    return sum((clip_flops(model, text_width, clip, divisor) for clip in clips), Flops())
+    counted = Counter(clips).items()
+    return sum((clip_flops(model, text_width, clip, divisor) * count for clip, count in counted), Flops())
 
 
 def forward_flops(model: DiTModel, text_width: int, sequence: int, text_tokens: int, divisor: int = 1) -> float:

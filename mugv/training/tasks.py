@@ -98,8 +98,8 @@ class FlowTask:
             return
         self.engine.sync_parameters()
         decay = min(self.stage.average_decay, (1 + step) / (10 + step))
-        for mean, weight in zip(all_parameters(self.average), all_parameters(self.engine.chunks), strict=True):
-            mean.lerp_(weight.float(), 1 - decay)
+        weights = [weight.float() for weight in all_parameters(self.engine.chunks)]
+        torch._foreach_lerp_(all_parameters(self.average), weights, 1 - decay)
 
     def save(self, folder: Path, asynchronous: bool = False) -> list[Save]:
         saves = self.engine.save(folder, asynchronous)
