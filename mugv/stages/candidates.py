@@ -98,7 +98,7 @@ def _write_clips(path: Path, names: list[str], pixels: list[np.ndarray], fps: fl
 
 
 def _judge(prompts: list[str], names: list[str], texts: list[str], pixels: list[np.ndarray]) -> list[dict[str, Any]]:
-    """Absolute labels (all three attributes right) and, for each prompt, its best clip against its worst where they differ."""
+    """Absolute labels (all attributes right, in every frame) and, for each prompt, its best clip against its worst where they differ."""
     from mugv.evaluation.judge import judge
     from mugv.media.shapes import parse_caption
 
@@ -108,8 +108,7 @@ def _judge(prompts: list[str], names: list[str], texts: list[str], pixels: list[
         wanted = parse_caption(text)
         if wanted is None:
             continue
-        verdict = judge(clip)
-        hits = [getattr(verdict, a) == getattr(wanted, a) for a in ("colour", "shape", "direction")]
+        hits = judge(clip).matches(wanted).values()
         lines.append({"kind": "absolute", "clip": name, "prompt": text, "pass": all(hits), "labeller": "judge"})
         points[text].append((float(sum(hits)), name))
     for text, scored in points.items():
