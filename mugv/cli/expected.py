@@ -1,7 +1,7 @@
 """How long a run takes in all: what each node computes, times how fast this machine has been at it so far.
 
-The constants are seconds on two cores at 100 GFLOP/s of fp32 each (measured, docs/benchmarks); only their proportions matter, since a
-run corrects them from its first minute on. Nodes whose size is not known before (how many clips a user's videos give) are left out.
+The constants are seconds on one busy core (from runs of benchmarks/tiny_seeds, 28 November 2026); only their proportions matter, since
+a run corrects them from its first minute on. Nodes whose size is not known before (how many clips a user's videos give) are left out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mugv.precision import cpu_has_bf16
+
 if TYPE_CHECKING:
     from mugv.recipe import Recipe
     from mugv.recipe.schema import VAEPhase
@@ -18,12 +20,14 @@ if TYPE_CHECKING:
 
 START = 4.0
 """Of every stage: imports, reading inputs, writing the output."""
-DIT_FLOPS = 1.1e11
-"""FLOP/s of a training step of the tiny DiT, and of its sampler."""
-FRAME_WRITTEN, FRAME_CURATED = 3.6e-4, 8e-4
-VAE_PIXEL = {"spatial": 1.9e-6, "temporal": 3.6e-6, "joint": 5.6e-6}
-"""A pixel in a training step of the tiny VAE: of a frame, or of an 8-frame chunk (size x size)."""
-PIXEL_ENCODED, PIXEL_DECODED = 2.3e-7, 2.5e-7
+DIT_FLOPS, DIT_STEP = 4.0e10, 0.085
+"""FLOP/s of the tiny DiT, in training and in its sampler; what a training step costs beside them (optimizer, small operations)."""
+FRAME_WRITTEN, FRAME_CURATED = 4.2e-4, 2.2e-3
+VAE_PIXEL = {"spatial": 8.8e-6, "temporal": 1.7e-5, "joint": 2.6e-5}
+"""A pixel in a training step of the tiny VAE in fp32: of a frame, or of an 8-frame chunk (size x size)."""
+PIXEL_ENCODED, PIXEL_DECODED = 9.7e-7, 1.6e-6
+BF16_UNITS = 0.55
+"""Time of training the VAE and encoding with it on a processor with bf16 units, over fp32."""
 MEASURED_SECONDS = 8.0
 """Work that must be done before its speed says anything."""
 
@@ -49,15 +53,16 @@ class Expected:
 
 def expected(recipe: Recipe, nodes: list[Node]) -> dict[str, Expected]:
     """By name, the nodes that take time and whose size is known."""
-    found = {node.name: _node(recipe, node) for node in nodes}
+    vae = BF16_UNITS if cpu_has_bf16() else 1.0
+    found = {node.name: _node(recipe, node, vae) for node in nodes}
     return {name: value for name, value in found.items() if value}
 
 
-def _node(recipe: Recipe, node: Node) -> Expected | None:
+def _node(recipe: Recipe, node: Node, vae: float) -> Expected | None:
     if node.stage == "train_vae":
-        return Expected(tuple((phase.steps, _phase(phase)) for phase in recipe.vae.train.phases))
+        return Expected(tuple((phase.steps, vae * _phase(phase)) for phase in recipe.vae.train.phases))
     if node.stage in ("sample_footage", "curate_shard", "encode"):
-        return _data(recipe, node.stage)
+        return _data(recipe, node.stage, vae)
     from mugv.cli.plan import generated_clips, last_stage, node_cost
 
     flops = node_cost(recipe, node).flops
@@ -65,14 +70,22 @@ def _node(recipe: Recipe, node: Node) -> Expected | None:
         return None
     height, width = last_stage(recipe).size
     decoded = generated_clips(recipe, node.stage) * last_stage(recipe).frames * height * width * PIXEL_DECODED
-    return Expected(((1, flops / DIT_FLOPS + decoded),))
+    return Expected(((1, flops / DIT_FLOPS + _steps(recipe, node) * DIT_STEP + decoded),))
+
+
+def _steps(recipe: Recipe, node: Node) -> int:
+    if node.stage == "pretrain":
+        return recipe.pretrain[node.index].steps
+    if node.stage == "align" and recipe.align:
+        return recipe.align.rounds[node.index].steps
+    return recipe.sft.steps if node.stage == "sft" and recipe.sft else 0
 
 
 def _phase(phase: VAEPhase) -> float:
     return phase.batch * phase.size**2 * VAE_PIXEL[phase.parts]
 
 
-def _data(recipe: Recipe, stage: str) -> Expected | None:
+def _data(recipe: Recipe, stage: str, vae: float) -> Expected | None:
     """Of the sample footage, whose shots are known; None for a user's videos."""
     if recipe.data.videos is not None:
         return None
@@ -83,7 +96,7 @@ def _data(recipe: Recipe, stage: str) -> Expected | None:
     if stage == "curate_shard":
         return Expected(((1, frames * FRAME_CURATED / recipe.data.shards),))
     pixels = sum(height * width for height, width in recipe.encode.sizes)
-    return Expected(((1, sample.shots * recipe.curation.clip.frames * pixels * PIXEL_ENCODED),))
+    return Expected(((1, sample.shots * recipe.curation.clip.frames * pixels * vae * PIXEL_ENCODED),))
 
 
 @dataclass(frozen=True)
