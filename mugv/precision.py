@@ -9,7 +9,10 @@ from __future__ import annotations
 import logging
 import os
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from mugv.recipe import Recipe
 
 Precision = Literal["auto", "fp32", "bf16"]
 Resolved = Literal["fp32", "bf16"]
@@ -36,6 +39,15 @@ def here() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def warning(recipe: Recipe) -> str:
+    """A line for who asks for bf16 by name on a processor that only emulates it; "" otherwise."""
+    named = {"vae.train.precision": recipe.vae.train.precision, "parallel.precision": recipe.parallel.precision}
+    asked = [key for key, value in named.items() if value == "bf16"]
+    if not asked or here() != "cpu" or cpu_has_bf16():
+        return ""
+    return f"{' and '.join(asked)}: bf16 on a processor without bf16 units is {EMULATED}; auto takes fp32 there"
 
 
 def machine() -> dict[str, str | int | bool]:

@@ -67,6 +67,7 @@ def run_locked(recipe: Recipe, state: Path, goal: Goal) -> int:
     from mugv.cli.summary import write_report
     from mugv.platform.records import RunRecord, new_run_id
     from mugv.platform.tracking import Forwarder, Tracking
+    from mugv.precision import warning as precision_warning
     from mugv.stages.execute import resolve_data_digest
     from mugv.stages.graph import node_keys
     from mugv.store import explained
@@ -79,6 +80,9 @@ def run_locked(recipe: Recipe, state: Path, goal: Goal) -> int:
     tracking = Tracking.of_state(state)
     with explained(state):
         environment = _start_record(record, recipe, state, keys, data_digest, tracking, goal)
+    emulated = precision_warning(recipe)
+    if emulated:
+        console.print(f"warning: {emulated}", markup=False)
     console.print(f"run {record.run}  recipe {recipe.name}  state {state}", markup=False)
     environment = _with_tracking(environment, tracking, console)
     forwarder = Forwarder(tracking, record, older=state)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import importlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -263,6 +264,8 @@ def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, s
     A manifest is a JSON file {"uri", "key", "digest", "stage", "node", "data"}; `data` is the data digest, passed down.
     """
     entered = time.time()
+    logging.basicConfig(stream=sys.stdout, format="%(name)s: %(message)s")
+    logging.getLogger("mugv").setLevel(logging.INFO)
     environment = RunEnvironment.from_env()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)

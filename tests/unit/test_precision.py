@@ -75,6 +75,17 @@ def test_bf16_by_name_on_such_a_processor_is_done_and_warned_about_once(monkeypa
     assert any("precision: fp32 on cpu (asked for: auto; bf16 units: no)" in r.getMessage() for r in caplog.records)
 
 
+def test_a_run_with_emulated_bf16_says_so_in_one_line(monkeypatch):
+    processor(monkeypatch)
+    assert precision.warning(load_recipe(Path("configs/tiny.yaml"))) == ""
+    named = load_recipe(Path("configs/tiny.yaml"), ["vae.train.precision=bf16"])
+    line = precision.warning(named)
+    assert line.startswith("vae.train.precision: bf16 on a processor without bf16 units is 2 to 10 times slower")
+    assert "\n" not in line
+    processor(monkeypatch, amx_bf16=True)
+    assert precision.warning(named) == ""
+
+
 def test_auto_is_the_default_everywhere():
     assert Parallel().precision == VAETraining(phases=()).precision == "auto"
     for path in sorted(Path("configs").glob("*.yaml")):
