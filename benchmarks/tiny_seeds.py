@@ -147,7 +147,10 @@ def report(folder: Path) -> int:
         print(f"{folder}: no finished run yet")
         return 1
     print(table(found))
-    print("\nseconds: " + ", ".join(f"{result['run']} {result['seconds']:.0f}" for result in found))
+    print(
+        "\nseconds of the last call, without what the store had: "
+        + ", ".join(f"{result['run']} {result['seconds']:.0f}" for result in found)
+    )
     held = bars(found, load_recipe(RECIPE).register_.gate)
     for good, text in held:
         print(f"{'holds' if good else 'MISSED'}  {text}")
