@@ -34,7 +34,7 @@ setup: $(STAMP)
 
 # torch first and by name: a version of torch with CUDA libraries must never be pulled in by another package.
 $(STAMP): requirements.lock pyproject.toml
-	@echo "set-up, once: 2 to 10 minutes by processor and network (1.5 GB in $(VENV))"
+	@echo "set-up, once: 2 to 10 minutes by processor and network (3 GB in $(VENV))"
 	@echo "1/4 a virtual environment in $(VENV)"
 	@test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
 	@echo "2/4 torch for CPUs"

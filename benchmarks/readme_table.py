@@ -3,7 +3,7 @@
     python benchmarks/readme_table.py                     the newest run of .mugv
     python benchmarks/readme_table.py --run RUN --state DIR
     python benchmarks/readme_table.py --evaluation DIR    an output folder of the evaluate stage
-    python -m benchmarks.readme_table --seeds DIR         over the runs of benchmarks/tiny_seeds; the first run's picture
+    python -m benchmarks.readme_table --seeds DIR         over the runs of benchmarks/tiny_seeds; a picture of the first footage
 
 The README must hold the lines `<!-- results:begin -->` and `<!-- results:end -->`.
 """

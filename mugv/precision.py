@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 _ISAS_WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"})
 _ATEN_WITHOUT_BF16 = frozenset({"default", "avx2"})
-EMULATED = "2 to 10 times slower than fp32 (measure it: python -m benchmarks.precision)"
+EMULATED = "6 to 15 times slower than fp32 (python -m benchmarks.precision)"
 
 
 def resolve(asked: Precision, device: str, autocast: bool = False) -> Resolved:
