@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -15,12 +15,11 @@ from mugv.cli.common import CaptionsOption, RecipeOption, SetOption, StateOption
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mugv.cli.expected import Expected
     from mugv.recipe import Recipe
     from mugv.recipe.schema import TrainStage
     from mugv.stages.graph import Node
 
-CPU_FLOPS = 2e10
-"""FLOP/s of a training step of configs/tiny.yaml, seen on two busy cores: good for the order of magnitude."""
 GPU_FLOPS = 0.35 * 989e12
 """FLOP/s of one H100 at 35 % of its bf16 peak."""
 GPU_MEMORY = 80e9
@@ -53,6 +52,7 @@ def plan(
     """The stages, hit or miss, parameters, tokens, FLOPs, memory, expected time. With --gpus: parallel layouts that fit."""
     from rich.table import Table
 
+    from mugv.cli.expected import expected
     from mugv.stages.graph import build_graph
 
     resolved = read_recipe(recipe, changes, videos, captions)
@@ -69,10 +69,11 @@ def plan(
     for column in table.columns[2:]:
         column.justify = "right"
     total, fullest = 0.0, 0.0
+    on_a_cpu = {} if resolved.resources.train.gpus else expected(resolved, nodes)
     for name, node, count in _rows(nodes, status):
         cost = node_cost(resolved, node)
         fullest = max(fullest, cost.memory)
-        seconds, how = expected_seconds(resolved, node, cost, folder)
+        seconds, how = expected_seconds(resolved, node, cost, folder, on_a_cpu)
         total += seconds * count if status[node.name] in TO_RUN else 0.0
         table.add_row(name, status[node.name], *_cells(cost), f"{how}{_time(seconds)}" if seconds else "")
     console = open_console()
@@ -84,7 +85,7 @@ def plan(
             f"parallel: a rank needs {fullest / 1e9:.0f} GB, more than a GPU of {GPU_MEMORY / 1e9:g} GB;"
             f" `mugv plan --gpus {resolved.parallel.world}` proposes layouts that fit"
         )
-    console.print(f"{misses} of {len(nodes)} stages would run, about {_time(total)}; = measured here, ~ estimated from FLOPs")
+    console.print(f"{misses} of {len(nodes)} stages would run, about {_time(total)}; = measured here, ~ estimated from its work")
 
 
 def _rows(nodes: list[Node], status: dict[str, str]) -> Iterator[tuple[str, Node, int]]:
@@ -171,17 +172,17 @@ def _sampling_cost(recipe: Recipe, stage: str) -> Cost:
     return Cost(dit_parameters(recipe.dit, recipe.text.width), float(passes) * sequence, flops)
 
 
-def expected_seconds(recipe: Recipe, node: Node, cost: Cost, state: Path) -> tuple[float, str]:
-    """Seconds, and whether they were measured in this state folder (`=`) or follow from FLOPs (`~`); 0 when nothing is known."""
+def expected_seconds(recipe: Recipe, node: Node, cost: Cost, state: Path, on_a_cpu: Mapping[str, Expected]) -> tuple[float, str]:
+    """Seconds, and whether they were measured in this state folder (`=`) or follow from the work (`~`); 0 when nothing is known."""
     from mugv.platform.records import all_runs
 
     for run in all_runs(state):
         stage = run.stage(node.name)
         if stage.get("status") == "ran" and run.read().get("name") == recipe.name:
             return float(stage["ended"] - stage["started"]), "="
-    gpus = recipe.resources.train.gpus
-    speed = GPU_FLOPS * recipe.parallel.world if gpus else CPU_FLOPS
-    return cost.flops / speed, "~"
+    if recipe.resources.train.gpus:
+        return cost.flops / (GPU_FLOPS * recipe.parallel.world), "~"
+    return on_a_cpu[node.name].seconds if node.name in on_a_cpu else 0.0, "~"
 
 
 def _cells(cost: Cost) -> list[str]:
