@@ -19,7 +19,7 @@ from mugv.dit.model import MugDiT
 from mugv.dit.sharding import full_shape, is_split, shard
 from mugv.flow.path import sample_timesteps
 from mugv.recipe.models import DiTModel
-from mugv.recipe.schema import Optimizer, Parallel
+from mugv.recipe.schema import MuonSettings, Optimizer, Parallel
 from mugv.training import process_groups
 from mugv.training.engine import Engine, build_chunks
 from mugv.training.flow_data import generator_for
@@ -132,7 +132,8 @@ class SGDEngine(Engine):
 def run(case: dict, folder: Path) -> None:
     layout = Parallel(world=dist.get_world_size() if dist.is_initialized() else int(os.environ["WORLD_SIZE"]), **case["layout"])
     model = ODD_HEADS if case.get("odd_heads") else MODEL
-    settings = Optimizer(learning_rate=1e-3, schedule="constant", clip_gradient=1.0)
+    muon = MuonSettings(learning_rate=0.01) if case.get("muon") else None
+    settings = Optimizer(learning_rate=1e-3, schedule="constant", clip_gradient=1.0, muon=muon)
     kind = SGDEngine if case.get("sgd") else Engine
     chunks = build_chunks(model, TEXT, 1, layout, 0)
     fill_biases_and_norms(chunks)
