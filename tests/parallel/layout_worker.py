@@ -22,7 +22,6 @@ from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import MuonSettings, Optimizer, Parallel
 from mugv.training import process_groups
 from mugv.training.engine import Engine, build_chunks
-from mugv.training.flow_data import generator_for
 from mugv.training.loop import CheckpointWriter
 from mugv.training.objectives import FlowBatch, losses, pack, predict
 
@@ -32,9 +31,17 @@ TEXT = 16
 CLIPS = 4
 
 
+def draws(step: int, purpose: int) -> torch.Generator:
+    """Of the tests alone: their clips, and how near to fp32's limit the gradients agree, must not move with the product's draws."""
+    mixed = 1469598103934665603
+    for value in (0, step, 0, purpose):
+        mixed = ((mixed ^ (value + 0x9E3779B9)) * 1099511628211) % (1 << 63)
+    return torch.Generator().manual_seed(mixed)
+
+
 def clips(step: int, frames: int, side: int, purpose: int) -> FlowBatch:
     """Clips of a step, one of them with a given first frame (where it has more than one), texts of different lengths."""
-    g = generator_for(0, step, 0, purpose)
+    g = draws(step, purpose)
     shape = (CLIPS, 4, frames, side, side)
     noised = torch.ones(CLIPS, frames, dtype=torch.bool)
     noised[1, 0] = frames == 1

@@ -156,11 +156,12 @@ def test_the_published_layout_does_not_fit_80_gb_without_recompute() -> None:
 
 
 def test_engine_allocates_the_weights_gradients_and_moments_that_are_counted() -> None:
-    engine = Engine(build_model(SMALL, TEXT, 1, Parallel(), 0), Optimizer(learning_rate=1e-3), Parallel())
+    layout = Parallel(precision="fp32")
+    engine = Engine(build_model(SMALL, TEXT, 1, layout, 0), Optimizer(learning_rate=1e-3), layout)
     for parameter in all_parameters(engine.chunks):
         parameter.main_grad.fill_(1e-3)
     engine.optimizer.step()
-    found = stage_memory(Shapes(SMALL, TEXT, Parallel(), MicroBatch.batched(CLIP_720P, 1)), 1, 0)
+    found = stage_memory(Shapes(SMALL, TEXT, layout, MicroBatch.batched(CLIP_720P, 1)), 1, 0)
     assert found.weights == sum(p.nbytes for p in all_parameters(engine.chunks))
     gradients = sum(buffer.grad_data.nbytes for buffer in engine.wrapped[0].buffers)
     assert found.gradients == pytest.approx(gradients, rel=0.01), "buffers may be padded"
