@@ -1,6 +1,6 @@
 """Muon: momentum whose matrices are orthogonalised before they are applied, for the linears of the blocks; Adam does the rest.
 
-On the tiny DiT it reaches Adam's loss in about half of the steps (docs/decisions/tiny.md). Formulas: K. Jordan et al., "Muon: An
+On the tiny DiT it reaches Adam's loss in fewer steps (docs/decisions/tiny.md). Formulas: K. Jordan et al., "Muon: An
 optimizer for hidden layers" (2024); the factor 0.2 sqrt(larger side), which gives a matrix the update size that Adam would,
 from J. Liu et al., arXiv 2502.16982.
 Legend: P matrices of one shape, R rows, C columns.
