@@ -79,6 +79,37 @@ def test_plan_of_the_published_system_has_its_parameter_counts(recipe: str) -> N
     assert "DiT 10,830,321,984 parameters, VAE 411,752,900 parameters" in out
 
 
+@pytest.mark.parametrize("threads", ["0", "-2", "all"])
+def test_no_count_of_threads_is_one_line_and_exit_2(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: str) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    result = CliRunner().invoke(app, ["run", "--recipe", recipe, "--state", str(tmp_path / "state")])
+    assert result.exit_code == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith(f"error: OMP_NUM_THREADS={threads}: expected a number of threads of at least 1")
+
+
+@pytest.mark.parametrize("before", [None, "1"])
+def test_a_model_that_was_held_back_is_told_last_with_how_to_use_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    from mugv.cli import summary
+
+    result = {"model": "mugv", "version": "2", "uri": "models:/mugv/2", "champion": False, "previous_champion": before}
+    monkeypatch.setattr(summary, "registered", lambda record: {**result, "reasons": ["t2v_seen_colour 0.93 is under 0.95"]})
+    out = StringIO()
+    summary.print_result(Console(file=out, width=400), RunRecord(tmp_path))
+    (line,) = out.getvalue().strip().splitlines()
+    standing = "champion stays version 1" if before else "there is no champion"
+    assert line.startswith(
+        f"model models:/mugv/2 is registered and {standing}: version 2 was held back (t2v_seen_colour 0.93 is under 0.95)"
+    )
+    assert "--model models:/mugv/2" in line
+
+
 def test_plan_writes_nothing(recipe: str, tmp_path: Path) -> None:
     code, out, _ = mugv("plan", "--recipe", recipe)
     assert code == 0

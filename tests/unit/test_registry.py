@@ -6,7 +6,7 @@ import pytest
 from recipes import small_recipe
 
 from mugv.errors import UserError
-from mugv.platform.registry import Registry, Version, decide, log_version
+from mugv.platform.registry import REASONS, Registry, Version, decide, log_version
 from mugv.platform.tracking import Tracking
 from mugv.recipe.schema import Gate
 
@@ -70,6 +70,17 @@ def test_registered_version_carries_its_files_lineage_and_metrics(three_versions
     assert three_versions.lineage(version) == {"run": "r"}
     folders = three_versions.download(version)
     assert {name: (folder / "config.json").read_text() for name, folder in folders.items()} == {"checkpoint": "dit/0a1b", "vae": "vae/2c3d"}
+
+
+def test_without_a_champion_the_reason_and_the_way_out_are_named(three_versions: Registry) -> None:
+    """Before any version was promoted: `mugv generate` ends on this line."""
+    three_versions.tag(three_versions.version("mugv", "3"), {REASONS: "t2v_seen_colour 0.93 is under 0.95"})
+    with pytest.raises(UserError) as caught:
+        three_versions.resolve("models:/mugv@champion")
+    message = str(caught.value)
+    assert "there is no champion; version 3 was held back (t2v_seen_colour 0.93 is under 0.95)" in message
+    assert "--model models:/mugv/3" in message
+    assert "\n" not in message
 
 
 def test_rollback_returns_to_the_champion_before(three_versions: Registry) -> None:
