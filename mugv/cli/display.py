@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mugv.cli.expected import Estimate, Expected, estimate, minutes
+from mugv.cli.expected import Estimate, Expected, estimate, expected, minutes
 from mugv.platform.records import RunRecord
 from mugv.stages.progress import describe
 
@@ -85,8 +85,6 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
 
     def _estimate(self) -> Estimate | None:
         if self._plan is None:
-            from mugv.cli.expected import expected
-
             self._plan = expected(self.recipe, self.nodes)
         stages = self.record.stages()
         progress = {stage["node"]: self.record.progress(stage["node"]) for stage in stages}

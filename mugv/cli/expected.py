@@ -113,7 +113,8 @@ class Estimate:
 def estimate(
     plan: Mapping[str, Expected], stages: list[dict[str, Any]], progress: Mapping[str, dict[str, Any]], began: float, now: float
 ) -> Estimate | None:
-    """None until there is enough work to measure. Stages found in the store take no time; shards that run side by side count once."""
+    """None until there is enough work to measure. Stages found in the store take no time. A resumed stage measures nothing: what it had
+    done before a kill took no time now."""
     spent, reference, left = 0.0, 0.0, 0.0
     seen = {stage["node"]: stage for stage in stages}
     for name, node in plan.items():
@@ -124,9 +125,9 @@ def estimate(
             done = progress.get(name)
             share = done["done"] / max(1, done["total"]) if done and done.get("time", 0) >= stage["started"] else 0.0
             left += node.seconds - node.until(share)
-            if done and share:
+            if done and share and not stage.get("resumed"):
                 spent, reference = spent + done["time"] - stage["started"], reference + node.until(share)
-        elif stage["status"] in ("ran", "resumed"):
+        elif stage["status"] == "ran":
             spent, reference = spent + stage["ended"] - stage["started"], reference + node.seconds
     if spent < MEASURED_SECONDS or not reference:
         return None

@@ -72,7 +72,8 @@ def muon_optimizer(config: OptimizerConfig, models: Sequence[nn.Module], setting
     For layouts that keep whole matrices: without tensor parallelism and without the distributed optimizer.
     """
     matrices = [p for model in models for name, p in model.named_parameters() if _is_block_linear(name, p)]
-    others = [p for model in models for p in model.parameters() if p.requires_grad and not any(p is m for m in matrices)]
+    chosen = {id(p) for p in matrices}
+    others = [p for model in models for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     with _frozen(others):
         groups = _get_param_groups(list(models), config, None)
     inner = Muon(groups, settings.learning_rate, settings.momentum, settings.iterations, config.weight_decay)

@@ -34,6 +34,18 @@ def test_parts_of_a_running_stage_cost_what_they_cost():
     assert found.left == pytest.approx(40 + PLAN["a"].seconds + PLAN["c"].seconds)
 
 
+def test_what_was_done_before_a_kill_makes_no_machine_faster():
+    """A run that goes on has most of a stage after a second: it would promise a hundredth of the time."""
+    running = {"node": "b", "status": "running", "started": 100.0, "resumed": True}
+    progress = {"b": {"done": 19, "total": 20, "time": 109.0}}
+    assert estimate(PLAN, [running], progress, 100.0, 109.0) is None
+    stages = [ran("b", 100.0, 110.0, "resumed"), ran("a", 110.0, 110.0 + PLAN["a"].seconds)]
+    found = estimate(PLAN, stages, {}, 100.0, 130.0)
+    assert found is not None
+    assert found.factor == pytest.approx(1)
+    assert found.left == pytest.approx(PLAN["c"].seconds)
+
+
 def test_what_the_store_has_takes_no_time():
     stages = [ran("a", 0, 0.1, "hit"), ran("b", 0, PLAN["b"].seconds)]
     found = estimate(PLAN, stages, {}, 0.0, 60.0)
