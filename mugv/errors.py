@@ -1,8 +1,14 @@
 """The errors that a user can cause or must see. The command line prints them as one line and exits with code 2."""
 
 
+from mugv.redact import redact
+
+
 class UserError(ValueError):
-    """A mistake in the input: the message names the file or key, what is wrong and what would be right."""
+    """A mistake in the input: the message names the file or key, what is wrong and what would be right, and no secret of a URI."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(redact(str(message)))
 
 
 class MissingFeatureError(UserError):
