@@ -1,6 +1,5 @@
 """The errors that a user can cause or must see. The command line prints them as one line and exits with code 2."""
 
-
 from mugv.redact import redact
 
 

@@ -13,13 +13,14 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from mugv.errors import UserError
 from mugv.platform.records import ERROR_MARK, RunRecord
+from mugv.redact import redact
 from mugv.store import explained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,12 +33,12 @@ class StageFailedError(Exception):
     """A task of the pipeline failed; the message is one line. `by_user`: the user can mend it."""
 
     def __init__(self, message: str, by_user: bool) -> None:
-        super().__init__(message)
+        super().__init__(redact(message))
         self.by_user = by_user
 
 
 class RunLog:
-    """A text file that takes everything the pipeline prints; when the disk is full it keeps only the last lines in memory."""
+    """A text file that takes every line the pipeline prints, without secrets; on a full disk only the last lines stay, in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,13 +48,21 @@ class RunLog:
 
     def write(self, text: str) -> int:
         *lines, self._part = (self._part + text).split("\n")
+        self._keep([redact(line) for line in lines])
+        return len(text)
+
+    def close(self) -> None:
+        """Takes a last line that did not end."""
+        self._keep([redact(self._part)] if self._part else [])
+        self._part = ""
+
+    def _keep(self, lines: list[str]) -> None:
         self.tail.extend(lines)
         if self._file:
             try:
-                self._file.write(text)
+                self._file.writelines(f"{line}\n" for line in lines)
             except OSError:
                 self._file = None
-        return len(text)
 
     def flush(self) -> None:
         if self._file:
@@ -88,7 +97,7 @@ def run_pipeline(pipeline: Callable[[], Any], record: RunRecord, env: dict[str, 
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, workspace_root=scratch, raise_on_error=True)
         began = time.time()
         try:
-            with redirect_stdout(log), redirect_stderr(log):  # type: ignore[type-var]
+            with closing(log), redirect_stdout(log), redirect_stderr(log):  # type: ignore[type-var]
                 pipeline()
         except Exception as error:
             raise _failure(record, log, error) from error

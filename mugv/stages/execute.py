@@ -26,6 +26,7 @@ from mugv.errors import StoreError, UserError
 from mugv.platform.lock import file_lock
 from mugv.platform.records import ERROR_MARK, RunRecord, write_json
 from mugv.recipe import Recipe, recipe_from_json
+from mugv.redact import redact
 from mugv.stages.base import StageContext
 from mugv.stages.earlier import Earlier
 from mugv.stages.graph import SHARD_INPUTS, Node, build_graph, made_with, needed_nodes, node_keys
@@ -233,8 +234,8 @@ def _failure_recorded(record: RunRecord, node: str) -> Iterator[None]:
         _try_record(record, node, status="failed", error=str(error), user_error=True)
         raise
     except Exception as error:
-        message = f"{type(error).__name__}: {error}".splitlines()[0]
-        _try_record(record, node, status="failed", error=message, user_error=False, traceback=traceback.format_exc())
+        message = redact(f"{type(error).__name__}: {error}".splitlines()[0])
+        _try_record(record, node, status="failed", error=message, user_error=False, traceback=redact(traceback.format_exc()))
         raise
 
 

@@ -1,10 +1,14 @@
 """Failures prevented: a password or a signature of a URI in a terminal, a record, a manifest or a tracker."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mugv.errors import UserError
+from mugv.platform.local import RunLog, StageFailedError
 from mugv.redact import has_secrets, redact, unsigned
 
 SECRET = "S3cr3tPw9XyZ"
@@ -87,3 +91,13 @@ def test_any_text_is_taken_and_redacted_once_and_for_all(text: str) -> None:
 @given(st.text("abcXYZ019-._~%!$&'()*+,;=:", min_size=1, max_size=40), st.sampled_from(["http", "s3", "sqlite+x"]))
 def test_whatever_stands_before_the_host_is_hidden(user: str, scheme: str) -> None:
     assert redact(f"at {scheme}://{user}@host/x y") == f"at {scheme}://***@host/x y"
+
+
+def test_a_run_s_log_and_the_failure_of_a_stage_hold_no_secret(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "kfp.log")
+    log.write(f"first http://u:{SECRET}@h/x\nsecond http://u:{SECRET[:4]}")
+    log.write(f"{SECRET[4:]}@h/x\nmugv-error: http://u:{SECRET}@h/last")
+    log.close()
+    assert log.path.read_text() == "first http://***@h/x\nsecond http://***@h/x\nmugv-error: http://***@h/last\n"
+    assert log.find(re.compile("mugv-error")) == "mugv-error: http://***@h/last"
+    assert SECRET not in str(StageFailedError(f"http://u:{SECRET}@h", by_user=True))
