@@ -14,6 +14,8 @@ def check_recipe(recipe: Recipe) -> None:
     _check_layout(recipe)
     _check_widths(recipe)
     _check_gate(recipe)
+    _check_vae(recipe)
+    _check_clamps(recipe)
     stages: list[tuple[str, TrainStage]] = [(f"pretrain.{s.name}", s) for s in recipe.pretrain]
     if recipe.sft:
         stages.append(("sft", recipe.sft))
@@ -25,6 +27,7 @@ def check_recipe(recipe: Recipe) -> None:
         _check_optimizer(recipe, key, stage.optimizer, bool(stage.lora))
         _check_micro_batches(recipe, key, stage.batch, any(getattr(stage, "image_fraction", ())))
     for i, round_ in enumerate(recipe.align.rounds if recipe.align else ()):
+        _check_round(recipe, f"align.rounds.{i}", round_.batch)
         _check_micro_batches(recipe, f"align.rounds.{i}", round_.batch, images=False)
         _check_optimizer(recipe, f"align.rounds.{i}", round_.optimizer)
 
@@ -103,6 +106,40 @@ def _check_gate(recipe: Recipe) -> None:
             columns = f", and of {', '.join(JUDGED)} each with {', '.join(f'_{name}' for name in SAID)}" if judge == "shapes" else ""
             measured = f"{', '.join(UNJUDGED)}{columns}"
             raise ValueError(f"register.gate.{key}: evaluate.judge {judge} gives no {unknown[0]}; it gives {measured}")
+
+
+def _check_vae(recipe: Recipe) -> None:
+    """What the phases of VAE training would otherwise say hours later, when the clips are there."""
+    train, frames = recipe.vae.train, recipe.curation.clip.frames
+    if not train.phases and not recipe.weights.vae:
+        raise ValueError("vae.train.phases is empty: give phases, or a trained VAE as weights.vae")
+    for i, phase in enumerate(train.phases):
+        key = f"vae.train.phases.{i}"
+        if phase.size % 16:
+            raise ValueError(f"{key}.size must be a multiple of 16, got {phase.size}")
+        longest = max(phase.windows)
+        if phase.parts != "spatial" and 8 * longest > frames + 7:
+            raise ValueError(
+                f"{key}.windows: {longest} latents are {8 * longest} frames, curation.clip.frames {frames} give {(frames + 7) // 8} at most"
+            )
+    first = next((i for i, phase in enumerate(train.phases) if phase.parts == "temporal"), None)
+    if train.linear_start and first is not None and set(train.phases[first].windows) != {1}:
+        raise ValueError(f"vae.train.linear_start needs vae.train.phases.{first}.windows: [1], got {list(train.phases[first].windows)}")
+
+
+def _check_clamps(recipe: Recipe) -> None:
+    samplers = {"evaluate.sampler": recipe.evaluate.sampler} | ({"align.sampler": recipe.align.sampler} if recipe.align else {})
+    for key, sampler in samplers.items():
+        beyond = [channel for channel in sampler.dynamic_clamp if channel >= recipe.dit.latent_channels]
+        if beyond:
+            raise ValueError(f"{key}.dynamic_clamp: there is no channel {beyond[0]}; latents have 0 to {recipe.dit.latent_channels - 1}")
+
+
+def _check_round(recipe: Recipe, key: str, batch: int) -> None:
+    """Good and bad candidates are dealt to the ranks apart: a remainder of either would never be seen."""
+    ranks = recipe.parallel.data
+    if ranks > 1 and batch % (2 * ranks):
+        raise ValueError(f"{key}.batch {batch} must be a multiple of {2 * ranks}: good and bad candidates for each of {ranks} data ranks")
 
 
 def _check_widths(recipe: Recipe) -> None:

@@ -6,12 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from mugv.recipe.models import Fraction, NonNegative, Positive, Rate, Weight
 from mugv.recipe.models import ModelPart as Part
-from mugv.recipe.models import Positive
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Timestep = Annotated[float, Field(ge=0, le=1000)]
-Channel = Annotated[int, Field(ge=0)]
 
 OPEN_SORA_MASK = {
     "image_head": 0.22,
@@ -74,11 +72,11 @@ class Flow(Part):
 
     time_shift: bool = True
     """Shift timesteps towards noise with size and length; false: no shift."""
-    shift_scale: float = 1.0
+    shift_scale: Rate = 1.0
     """Factor on the shift."""
     timestep: Literal["logit-normal", "uniform"] = "logit-normal"
     """Distribution of u before the shift; stratified over all data-parallel ranks' clips of a step."""
-    image_loss_weight: float = 0.3
+    image_loss_weight: Weight = 0.3
     """Weight of the loss of single-frame samples; videos count 1."""
     caption_dropout_t2v: Fraction = 0.1
     """Share of clips without given frames that train with the empty text."""
@@ -103,7 +101,7 @@ class Sampler(Part):
     """Lowest and highest timestep with guidance; outside, the conditional branch alone is evaluated, at half the cost."""
     guidance_rescale: Fraction = 0.0
     """Share of the guided velocity that is rescaled to the conditional one's standard deviation."""
-    dynamic_clamp: dict[Channel, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    dynamic_clamp: dict[NonNegative, Rate] = Field(default_factory=dict)
     """Latent channel -> threshold of the guidance's difference; the word `published` stands for the release's table."""
 
     @field_validator("dynamic_clamp", mode="before")

@@ -15,11 +15,26 @@ from mugv.errors import UserError
 from mugv.recipe.schema import Recipe
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML takes the last of two equal keys without a word; here they are an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            # `<<` takes over another mapping's keys, which those written here may replace.
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice, on lines {lines[key.value]} and {line}")
+                lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in `path` with `key.sub=value` overrides (values are YAML). Raises UserError naming the key."""
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise UserError(f"recipe {path}: cannot be read ({error.strerror})") from None
     except yaml.YAMLError as error:
@@ -64,7 +79,7 @@ def _override(tree: dict[str, Any], item: str) -> None:
     for name in parents:
         node = _child(node, name, key)
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError:
         raise UserError(f"--set {key}: {text!r} is not a valid YAML value") from None
     if isinstance(node, list):

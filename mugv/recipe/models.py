@@ -2,15 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, le=2**53)]
+"""Up to what JSON holds exactly in every reader, and far from the 64 bits at which generators overflow."""
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+def _name(text: str) -> str:
+    """MLflow takes no `/` and no `:`, and models:/NAME@ALIAS is a URI."""
+    if not re.fullmatch(r"\w[\w .-]{0,199}", text):
+        raise ValueError("must begin with a letter or digit and hold at most 200 letters, digits, spaces and _ . -")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
 
 
 class ModelPart(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """What every part of a recipe has: no unknown key, no change once made, and no number that is none (nan, infinity, yes and no)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML reads yes, no, on and off as booleans, which pydantic would count as 1 and 0.
+        kinds = _leaves(cls.model_fields[info.field_name].annotation) if info.field_name else set()
+        if {int, float} & kinds and bool not in kinds and any(isinstance(item, bool) for item in _flat(value)):
+            raise ValueError("expected a number; yes, no, on, off, true and false are none")
+        return value
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    """The types that an annotation is built of."""
+    parts = get_args(annotation)
+    return set().union(*map(_leaves, parts)) if parts else {annotation}
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
+        yield from _flat(item)
+    yield value
 
 
 class VAEModel(ModelPart):
@@ -32,7 +73,7 @@ class VAEModel(ModelPart):
     """Groups of every GroupNorm."""
     decode_window: Positive = 6
     """Latents that the decoder sees at once (released code: 48 frames); what it is trained for."""
-    decode_overlap: Annotated[int, Field(ge=0)] = 0
+    decode_overlap: NonNegative = 0
     """Latents that a window shares with the one before, cross-faded; at most half a window (released code: none)."""
 
     @property

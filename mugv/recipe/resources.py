@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from mugv.recipe.models import ModelPart as Part
-
-NonNegative = Annotated[int, Field(ge=0)]
+from mugv.recipe.models import NonNegative
 
 
 class Toleration(Part):

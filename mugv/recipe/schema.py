@@ -7,27 +7,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from mugv.precision import Precision, resolve
 from mugv.recipe.curation import Curation as Curation
 from mugv.recipe.flow import Flow as Flow
 from mugv.recipe.flow import FrameMask as FrameMask
 from mugv.recipe.flow import Sampler as Sampler
-from mugv.recipe.models import DiTModel, TextEncoder, VAEModel
+from mugv.recipe.models import DiTModel, Fraction, Name, NonNegative, Positive, Rate, Seed, TextEncoder, VAEModel, Weight
+from mugv.recipe.models import ModelPart as Part
 from mugv.recipe.optimizer import MuonSettings as MuonSettings
 from mugv.recipe.optimizer import Optimizer as Optimizer
 from mugv.recipe.resources import Pool as Pool
 from mugv.recipe.resources import Resources as Resources
 from mugv.recipe.resources import Toleration as Toleration
-
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
 
 class SampleFootage(Part):
@@ -42,9 +35,16 @@ class SampleFootage(Part):
     fps: Positive = 12
     """Frames a second."""
     shot_frames: tuple[Positive, Positive] = (24, 28)
-    """Shortest and longest shot, frames."""
-    seed: NonNegative = 0
+    """Shortest and longest shot, frames, in this order."""
+    seed: Seed = 0
     """Other seeds give other footage."""
+
+    @model_validator(mode="after")
+    def _shots(self) -> SampleFootage:
+        shortest, longest = self.shot_frames
+        if shortest > longest:
+            raise ValueError(f"shot_frames is [shortest, longest], got [{shortest}, {longest}]")
+        return self
 
 
 class Data(Part):
@@ -72,11 +72,11 @@ class VAEPhase(Part):
     """Optimizer steps."""
     batch: Positive
     """Frames (spatial) or 8-frame chunks (temporal, joint)."""
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Rate
     """Highest rate: linear warm-up over a tenth of the phase, at most 50 steps, then linear to 0."""
     size: Positive = 48
-    """Height and width that clips are scaled and cropped to, pixels."""
-    windows: tuple[Positive, ...] = (1, 2)
+    """Height and width that clips are scaled and cropped to, pixels; a multiple of 16."""
+    windows: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2)
     """Lengths of decoder windows in latents, drawn uniformly (paper 3.1.2: 1, 4, 8)."""
     decode_frames: NonNegative | None = None
     """Frames of each window, drawn at random, that reach pixels and the pixel loss. Unset: none in `temporal`, all in `joint`."""
@@ -89,19 +89,19 @@ class VAETraining(Part):
 
     phases: tuple[VAEPhase, ...]
     """In order; empty where `weights.vae` brings a trained VAE."""
-    kl_weight: float = 1e-6
+    kl_weight: Weight = 1e-6
     """Weight of the divergence from the unit Gaussian, a mean over latent values."""
-    mse_weight: float = 0.5
+    mse_weight: Weight = 0.5
     """Weight of the mean squared error of pixels in [-1, 1]."""
-    l1_weight: float = 0.5
+    l1_weight: Weight = 0.5
     """Weight of the mean absolute error of pixels in [-1, 1]."""
-    perceptual_weight: float = 0.0
+    perceptual_weight: Weight = 0.0
     """Weight of the perceptual loss; its image network is not part of this package, so values over 0 are refused when training starts."""
-    gan_weight: float = 0.0
+    gan_weight: Weight = 0.0
     """Weight of the adversarial loss; 0: no discriminator."""
     gan_last_fraction: Fraction = 0.2
     """Share of the steps, at the end, with the adversarial loss."""
-    saliency_weight: float = 0.0
+    saliency_weight: Weight = 0.0
     """alpha of the adaptive weight 1 + alpha |d_t laplacian(x)| / mean, clipped at 5 (paper 4.1)."""
     linear_start: bool = False
     """The first `temporal` phase starts from the PCA of the trunk's features; for windows of one latent."""
@@ -153,7 +153,7 @@ class LoRA(Part):
 
     rank: Positive = 64
     """Rank of B A."""
-    alpha: Annotated[float, Field(gt=0)] = 32.0
+    alpha: Rate = 32.0
     """Scale: the adapter counts alpha / rank."""
     targets: Annotated[tuple[LoRATarget, ...], Field(min_length=1)] = get_args(LoRATarget)
     """Linears of every block that get an adapter."""
@@ -218,9 +218,9 @@ class AlignRound(Part):
     batch: Positive
     """Candidates a step, half of them good and half bad, over all data-parallel ranks."""
     optimizer: Optimizer
-    beta: float = 100.0
+    beta: Rate = 100.0
     """Scale, in the preference loss, of the difference between the flow losses of the model and of the frozen reference."""
-    sft_weight: float = 1.0
+    sft_weight: Weight = 1.0
     """Weight of the flow loss on real clips beside the preference loss."""
     save_every: Positive = 50
     """Steps between checkpoints."""
@@ -249,14 +249,14 @@ class Evaluate(Part):
     """shapes: colour, shape and direction of the sample footage are measured in the generated pixels; none: clips for people to look at."""
     flow_loss_clips: Positive = 64
     """Held-out clips that the validation flow loss is measured on, at most."""
-    seed: NonNegative = 1234
+    seed: Seed = 1234
     """Seed of the first clip; clip k has seed + k."""
 
 
 class Gate(Part):
     """Thresholds, metric name -> smallest value that lets a version become `champion`."""
 
-    minimum: dict[str, float] = {}
+    minimum: dict[str, float] = Field(default_factory=dict)
     """Metric of the evaluation, such as `vae_psnr` (dB) or `t2v_seen_colour` (share), -> its smallest value."""
     compare: str | None = None
     """The metric that must exceed the present champion's."""
@@ -265,8 +265,8 @@ class Gate(Part):
 class Register(Part):
     """The version in the model registry and the gate to `champion`."""
 
-    model: str = "mugv"
-    """Name of the registered model in MLflow."""
+    model: Name = "mugv"
+    """Name of the registered model in MLflow: letters, digits, spaces and `_ . -`, which keep their meaning in models:/NAME/VERSION."""
     gate: Gate = Gate()
 
 
@@ -339,11 +339,11 @@ class Weights(Part):
 class Recipe(Part):
     """One whole run."""
 
-    name: str
-    """Name of the run's recipe, in reports, MLflow and names of pipelines."""
-    seed: NonNegative = 0
+    name: Name
+    """Name of the run's recipe, in reports, MLflow and names of pipelines: letters, digits, spaces and `_ . -`."""
+    seed: Seed = 0
     """Weights, order of clips, timesteps and noise follow from it."""
-    training_seed: NonNegative | None = None
+    training_seed: Seed | None = None
     """The DiT's own seed: another one trains it anew on the same clips, VAE and latents. Unset: `seed`."""
     data: Data = Data()
     curation: Curation = Curation()

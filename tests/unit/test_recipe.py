@@ -35,6 +35,21 @@ def test_shipped_recipes_load_and_survive_their_own_json(name):
         ("vae.model.latent_channels=16", r"must equal vae\.model\.latent_channels 16"),
         ("pretrain.1.expand.factor=5", "must divide dit.hidden"),
         ("nonsense", "expected key=value"),
+        ("align.rounds.0.beta=-100", r"align\.rounds\.0\.beta: .*greater than 0, got -100"),
+        ("evaluate.sampler.guidance=.nan", r"evaluate\.sampler\.guidance: .*finite number"),
+        ("sft.steps=yes", r"sft\.steps: expected a number; yes"),
+        ("register.model=a/b", r"register\.model: must begin with a letter or digit .*got 'a/b'"),
+        ("register.model='a:b'", r"register\.model: must begin"),
+        ("register.model=''", r"register\.model: must begin"),
+        ("register.model='a@b'", r"register\.model: must begin"),
+        ("name=''", "name: must begin"),
+        ("sft={steps: 1, steps: 2}", "not a valid YAML value"),
+        ("vae.train.phases.1.windows=[4]", r"phases\.1\.windows: 4 latents are 32 frames, curation\.clip\.frames 17 give 3 at most"),
+        ("vae.train.phases.1.windows=[2]", r"linear_start needs vae\.train\.phases\.1\.windows: \[1\]"),
+        ("vae.train.phases.0.size=40", r"phases\.0\.size must be a multiple of 16"),
+        ("vae.train.phases=[]", r"vae\.train\.phases is empty: give phases, or a trained VAE as weights\.vae"),
+        ("evaluate.sampler.dynamic_clamp={24: 0.1}", r"evaluate\.sampler\.dynamic_clamp: there is no channel 24; latents have 0 to 23"),
+        ("data.sample.shot_frames=[30, 20]", r"shot_frames is \[shortest, longest\]"),
     ],
 )
 def test_a_mistake_is_named_with_what_would_be_right(setting, message):
@@ -62,6 +77,7 @@ def test_a_mistake_is_named_with_what_would_be_right(setting, message):
         ),
         (["parallel.world=3", "parallel.context=3", "parallel.context_method=ulysses"], "context_method must be gather or auto"),
         (["parallel.world=5"], "is not a multiple of the 5 data-parallel ranks"),
+        (["parallel.world=2", "align.rounds.1.batch=6"], r"align\.rounds\.1\.batch 6 must be a multiple of 4"),
     ],
 )
 def test_impossible_layouts_are_refused_before_anything_starts(settings, message):
@@ -76,6 +92,18 @@ def test_unreadable_and_malformed_files_are_named(tmp_path):
     (tmp_path / "bad.yaml").write_text("a: [1")
     with pytest.raises(UserError, match=r"bad\.yaml: not valid YAML"):
         load_recipe(tmp_path / "bad.yaml")
+
+
+def test_a_key_given_twice_is_refused_with_both_lines(tmp_path):
+    """YAML takes the last one without a word."""
+    (tmp_path / "twice.yaml").write_text(TINY.read_text() + "\nsft: {}\nseed: 3\n")
+    with pytest.raises(UserError, match=r"twice\.yaml: .*key 'sft' is given twice, on lines \d+ and \d+"):
+        load_recipe(tmp_path / "twice.yaml")
+
+
+def test_merged_mappings_may_be_changed_key_by_key(tmp_path):
+    (tmp_path / "merged.yaml").write_text(TINY.read_text().replace("data:\n  shards: 2", "data:\n  <<: {shards: 3}\n  shards: 2"))
+    assert load_recipe(tmp_path / "merged.yaml") == load_recipe(TINY)
 
 
 def test_the_digest_changes_with_any_value_and_with_nothing_else(tmp_path):
