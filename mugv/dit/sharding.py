@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 from megatron.core.utils import make_sharded_tensor_for_checkpoint, make_tp_sharded_tensor_for_checkpoint
-from torch import Tensor
+from torch import Tensor, nn
 
 from mugv.dit.model import MugDiT
 
@@ -57,3 +57,12 @@ def load_state(chunks: Iterable[MugDiT], state: dict[str, Tensor]) -> None:
     for chunk in chunks:
         for name, parameter in chunk.named_parameters():
             parameter.copy_(state[name])
+
+
+def allocate(model: nn.Module, device: torch.device | str, dtype: torch.dtype) -> None:
+    """Give a network made on the meta device memory without values. `Module.to_empty` would lose what megatron marks parameters with."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            made = nn.Parameter(torch.empty_like(parameter, device=device, dtype=dtype), parameter.requires_grad)
+            made.__dict__.update(parameter.__dict__)
+            module.register_parameter(name, made)

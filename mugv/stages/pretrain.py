@@ -56,18 +56,21 @@ def train(ctx: StageContext) -> dict[str, float]:
 
 def _start(ctx: StageContext, divisor: int) -> list[MugDiT]:
     """A new network, the one of weights.dit, the previous one, or the previous one widened."""
-    from mugv.training.engine import build_chunks
+    from mugv.training.engine import build_chunks, empty_chunks
     from mugv.training.model_io import load_model_weights, read_config
 
     recipe, stage = ctx.recipe, ctx.recipe.pretrain[ctx.index]
     if ctx.index and stage.expand is None:
         return previous_model(ctx)[0]
-    chunks = build_chunks(recipe.dit, recipe.text.width, divisor, recipe.parallel, recipe.dit_seed)
+    size = recipe.dit, recipe.text.width, divisor, recipe.parallel
+    if stage.expand is None and recipe.weights.dit:
+        read_config(Path(recipe.weights.dit))
+        chunks = empty_chunks(*size)
+        load_model_weights(chunks, Path(recipe.weights.dit))
+        return chunks
+    chunks = build_chunks(*size, recipe.dit_seed)
     if stage.expand is not None:
         _expand(ctx, stage.expand, chunks)
-    elif recipe.weights.dit:
-        read_config(Path(recipe.weights.dit))
-        load_model_weights(chunks, Path(recipe.weights.dit))
     return chunks
 
 

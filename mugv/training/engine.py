@@ -24,7 +24,8 @@ from torch import Tensor
 from mugv.dit.config import DiTConfig, make_config
 from mugv.dit.init import initialise
 from mugv.dit.model import MugDiT
-from mugv.dit.sharding import as_chunks, load_state, sharded_state
+from mugv.dit.sharding import allocate, as_chunks, load_state, sharded_state
+from mugv.precision import here
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Optimizer, Parallel
 from mugv.training import process_groups
@@ -52,15 +53,29 @@ class Objective(Protocol):
 def build_chunks(model: DiTModel, text_width: int, width_divisor: int, layout: Parallel, seed: int) -> list[MugDiT]:
     """This rank's parts of a freshly initialised DiT, in order. Process groups must exist or can be made for one process."""
     process_groups.initialise(layout)
+    chunks = _chunks(model, make_config(model, text_width, width_divisor, layout), layout)
+    for chunk in chunks:
+        initialise(chunk, seed)
+        chunk.to(device=here(), dtype=chunk.config.params_dtype)
+    return chunks
+
+
+def empty_chunks(model: DiTModel, text_width: int, width_divisor: int, layout: Parallel) -> list[MugDiT]:
+    """The same parts with memory where they will run but without values, for weights that are read from a checkpoint."""
+    process_groups.initialise(layout)
     config = make_config(model, text_width, width_divisor, layout)
+    with torch.device("meta"):
+        chunks = _chunks(model, config, layout)
+    for chunk in chunks:
+        allocate(chunk, here(), config.params_dtype)
+    return chunks
+
+
+def _chunks(model: DiTModel, config: DiTConfig, layout: Parallel) -> list[MugDiT]:
     count = model.layers // (layout.pipeline * layout.virtual_pipeline)
     stage = parallel_state.get_pipeline_model_parallel_rank()
     starts = [(v * layout.pipeline + stage) * count for v in range(layout.virtual_pipeline)]
-    chunks = [MugDiT(config, range(start, start + count)) for start in starts]
-    for chunk in chunks:
-        initialise(chunk, seed)
-        chunk.to(device="cuda" if torch.cuda.is_available() else "cpu", dtype=config.params_dtype)
-    return chunks
+    return [MugDiT(config, range(start, start + count)) for start in starts]
 
 
 def build_model(model: DiTModel, text_width: int, width_divisor: int, layout: Parallel, seed: int) -> MugDiT:

@@ -79,9 +79,9 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
 def load_chunks(checkpoint: Path, layout: Parallel) -> tuple[list[MugDiT], dict[str, Any]]:
     """This rank's parts of the network of a checkpoint, with their weights, and its configuration."""
     config = read_config(checkpoint)
-    from mugv.training.engine import build_chunks
+    from mugv.training.engine import empty_chunks
 
-    chunks = build_chunks(DiTModel(**config["model"]), config["text"]["width"], config["width_divisor"], layout, 0)
+    chunks = empty_chunks(DiTModel(**config["model"]), config["text"]["width"], config["width_divisor"], layout)
     load_model_weights(chunks, checkpoint)
     for chunk in chunks:
         chunk.eval()
