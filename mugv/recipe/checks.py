@@ -136,10 +136,11 @@ def _check_clamps(recipe: Recipe) -> None:
 
 
 def _check_round(recipe: Recipe, key: str, batch: int) -> None:
-    """Good and bad candidates are dealt to the ranks apart: a remainder of either would never be seen."""
+    """Good and bad candidates are dealt to the ranks apart, at least one of each: a remainder would never be seen."""
     ranks = recipe.parallel.data
-    if ranks > 1 and batch % (2 * ranks):
-        raise ValueError(f"{key}.batch {batch} must be a multiple of {2 * ranks}: good and bad candidates for each of {ranks} data ranks")
+    if ranks > 1 and batch != ranks and batch % (2 * ranks):
+        why = f"good and bad candidates for each of {ranks} data-parallel ranks"
+        raise ValueError(f"{key}.batch {batch} must be {ranks} or a multiple of {2 * ranks}: {why}")
 
 
 def _check_widths(recipe: Recipe) -> None:

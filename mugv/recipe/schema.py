@@ -216,7 +216,7 @@ class AlignRound(Part):
     steps: Positive
     """Optimizer steps."""
     batch: Positive
-    """Candidates a step, half of them good and half bad, over all data-parallel ranks."""
+    """Candidates a step, half of them good and half bad, over all data-parallel ranks; at least one of each on every rank."""
     optimizer: Optimizer
     beta: Rate = 100.0
     """Scale, in the preference loss, of the difference between the flow losses of the model and of the frozen reference."""

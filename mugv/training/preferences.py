@@ -1,14 +1,8 @@
-"""Preference data: labelled clips of the model's own, as batches for KTO and DPO.
-
-labels.jsonl, one line an item, is what people (or the judge) fill in:
-    {"kind": "absolute", "clip": "0003-1", "prompt": "...", "pass": true, "labeller": "judge"}
-    {"kind": "pair", "winner": "0003-1", "loser": "0003-2", "prompt": "...", "labeller": "judge"}
-"""
+"""Preference data: labelled clips of the model's own, as batches for KTO and DPO."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,44 +11,10 @@ from torch import Tensor
 
 from mugv.dataset.latentset import pad_text
 from mugv.dataset.sampler import clips_of_step
-from mugv.errors import UserError
 from mugv.flow.path import sample_timesteps
 from mugv.training.flow_data import generator_for
+from mugv.training.labels import read_labels
 from mugv.training.objectives import FlowBatch
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What the label file says, by clip name."""
-
-    passed: tuple[str, ...]
-    failed: tuple[str, ...]
-    pairs: tuple[tuple[str, str], ...]
-
-
-def read_labels(path: Path, clips: set[str]) -> Labels:
-    """Parse and check a label file. Raises UserError naming the line."""
-    passed: list[str] = []
-    failed: list[str] = []
-    pairs: list[tuple[str, str]] = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        where = f"{path.name} line {number}"
-        try:
-            item = json.loads(line)
-        except ValueError:
-            raise UserError(f"{where}: not valid JSON") from None
-        kind = item.get("kind") if isinstance(item, dict) else None
-        keys = {"absolute": ("clip", "pass"), "pair": ("winner", "loser")}.get(str(kind))
-        if keys is None or any(k not in item for k in keys):
-            raise UserError(f'{where}: expected {{"kind": "absolute", "clip", "pass"}} or {{"kind": "pair", "winner", "loser"}}')
-        unknown = [item[k] for k in keys if k != "pass" and item[k] not in clips]
-        if unknown:
-            raise UserError(f"{where}: clip {unknown[0]!r} is not among the {len(clips)} candidates")
-        if kind == "pair":
-            pairs.append((item["winner"], item["loser"]))
-        else:
-            (passed if item["pass"] else failed).append(item["clip"])
-    return Labels(tuple(passed), tuple(failed), tuple(pairs))
 
 
 class PreferenceData:
@@ -62,11 +22,12 @@ class PreferenceData:
 
     def __init__(self, folder: Path, ratio: float, fps: float, labels: Path | None = None) -> None:
         tensors = load_file(folder / "candidates.safetensors")
-        names = json.loads((folder / "candidates.json").read_text())["clips"]
+        described = json.loads((folder / "candidates.json").read_text())
+        names = described["clips"]
         self.latents = {name: tensors["latents"][i] for i, name in enumerate(names)}
         offsets = tensors["offsets"]
         self.texts = {name: tensors["embeddings"][offsets[i] : offsets[i + 1]] for i, name in enumerate(names)}
-        self.labels = read_labels(labels or folder / "labels.jsonl", set(names))
+        self.labels = read_labels(labels or folder / "labels.jsonl", dict(zip(names, described["prompts"], strict=True)))
         self.ratio, self.fps = ratio, fps
 
     def usable(self, method: str) -> bool:

@@ -77,7 +77,7 @@ def test_a_mistake_is_named_with_what_would_be_right(setting, message):
         ),
         (["parallel.world=3", "parallel.context=3", "parallel.context_method=ulysses"], "context_method must be gather or auto"),
         (["parallel.world=5"], "is not a multiple of the 5 data-parallel ranks"),
-        (["parallel.world=2", "align.rounds.1.batch=6"], r"align\.rounds\.1\.batch 6 must be a multiple of 4"),
+        (["parallel.world=2", "align.rounds.1.batch=6"], r"align\.rounds\.1\.batch 6 must be 2 or a multiple of 4"),
     ],
 )
 def test_impossible_layouts_are_refused_before_anything_starts(settings, message):

@@ -19,7 +19,7 @@ from mugv.training.flow_data import FlowData, generator_for
 from mugv.training.loop import checkpoints, fit
 from mugv.training.model_io import load_model_weights, save_model
 from mugv.training.objectives import dpo_loss, kto_loss
-from mugv.training.preferences import PreferenceData, read_labels
+from mugv.training.preferences import PreferenceData
 from mugv.training.schedule import learning_rate
 from mugv.training.tasks import FlowTask, PreferenceTask
 
@@ -241,21 +241,6 @@ def test_a_preference_round_widens_the_margin(method, latents, tmp_path):
     lines = [json.loads(x) for x in (tmp_path / "train" / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["reward_margin"] == pytest.approx(0.0, abs=1e-5)
     assert np.mean([x["reward_margin"] for x in lines[-10:]]) > 0
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "line 2: not valid JSON"),
-        ('{"kind": "absolute", "clip": "0000-0"}', "line 2: expected"),
-        ('{"kind": "pair", "winner": "nobody", "loser": "0000-1"}', "line 2: clip 'nobody' is not among"),
-    ],
-)
-def test_a_wrong_label_line_is_named(line, message, tmp_path):
-    path = tmp_path / "labels.jsonl"
-    path.write_text('{"kind": "absolute", "clip": "0000-0", "pass": true}\n' + line + "\n")
-    with pytest.raises(UserError, match=message):
-        read_labels(path, {"0000-0", "0000-1"})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="megatron compiles there")
