@@ -82,13 +82,13 @@ def read_recipe(recipe: Path | None, changes: list[str] | None, videos: str | No
     """The recipe with `--set`, `--videos` and `--captions` applied."""
     from mugv.recipe import load_recipe
 
-    given = list(changes or [])
+    given: list[str | tuple[str, str]] = [*(changes or [])]
     if videos is not None:
-        given.append(f"data.videos={_yaml_text(_videos(videos))}")
+        given.append(("data.videos", _videos(videos)))
     if captions is not None:
         if "://" not in captions and not Path(captions).is_file():
             raise UserError(f"--captions {captions}: no such file; give a captions.jsonl")
-        given.append(f"data.captions={_yaml_text(_absolute(captions))}")
+        given.append(("data.captions", _absolute(captions)))
     return load_recipe(recipe or (DEFAULT_RECIPE if videos is None else FOOTAGE_RECIPE), given)
 
 
@@ -102,7 +102,3 @@ def _videos(given: str) -> str:
 
 def _absolute(location: str) -> str:
     return location if "://" in location else str(Path(location).absolute())
-
-
-def _yaml_text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

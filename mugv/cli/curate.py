@@ -150,7 +150,7 @@ def _settings(card: dict[str, Any], recipe: Path | None, changes: list[str] | No
     """The recipe's when one is named, else those that the clip set was made with; `--set curation.x.y=...` on top."""
     from mugv.recipe import load_recipe
 
-    made_with = [] if recipe or "settings" not in card else [f"curation={json.dumps(card['settings'])}"]
+    made_with = [] if recipe or "settings" not in card else [("curation", card["settings"])]
     return load_recipe(recipe or FOOTAGE_RECIPE, [*made_with, *(changes or [])]).curation
 
 

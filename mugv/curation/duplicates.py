@@ -85,9 +85,10 @@ def _shots(rows: Sequence[ClipRow], settings: Curation) -> list[tuple[str, int]]
 def _originals(clips: Sequence[_Clip], before: int, settings: Duplicates, embeddings: Mapping[str, np.ndarray]) -> dict[int, int]:
     """Number of a duplicate -> number of the clip that it looks like. The first `before` clips are never duplicates."""
     near = _candidates(clips, before)
+    limit = -1.0 if settings.distance is None else settings.distance
     alike = {(a, b) for a, b in _alike(clips, settings, embeddings).tolist() if clips[a].shot != clips[b].shot}
     found: dict[int, set[int]] = defaultdict(set)
-    for a, b in alike | set(map(tuple, near[_apart(clips, near) <= settings.distance].tolist())):
+    for a, b in alike | set(map(tuple, near[_apart(clips, near) <= limit].tolist())):
         found[b].add(a)
     originals: dict[int, int] = {}
     for number in range(before, len(clips)):
@@ -95,7 +96,7 @@ def _originals(clips: Sequence[_Clip], before: int, settings: Duplicates, embedd
         same = {k for k in found[number] if k not in originals}
         through = sorted({originals[k] for k in found[number] if k in originals and clips[originals[k]].shot != clips[number].shot} - same)
         apart = _apart(clips, np.array([(k, number) for k in through], int).reshape(-1, 2))
-        same |= {k for k, far in zip(through, apart, strict=True) if far <= settings.distance or (k, number) in alike}
+        same |= {k for k, far in zip(through, apart, strict=True) if far <= limit or (k, number) in alike}
         if same:
             originals[number] = min(same)
     return originals

@@ -205,8 +205,9 @@ class Balance(Part):
 class Duplicates(Part):
     """When two clips are the same."""
 
-    distance: Annotated[float, Field(ge=0)] = 15.0
-    """Difference of two clips' small pictures, in percent of their contrast, up to which they are the same (mugv.curation.hashing)."""
+    distance: Annotated[float, Field(ge=0)] | None = 15.0
+    """Difference of two clips' small pictures, in percent of their contrast, up to which they are the same (mugv.curation.hashing); null:
+    pictures are not compared."""
     similarity: Fraction | None = None
     """Cosine of two clips' embeddings from which on they are the same; needs aesthetic.clip. Unset: hash alone."""
     earlier: tuple[str, ...] = ()

@@ -4,51 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from mugv.errors import UserError
+from mugv.recipe.read_yaml import parse, read_mapping
 from mugv.recipe.schema import Recipe
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML takes the last of two equal keys without a word; here they are an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            # `<<` takes over another mapping's keys, which those written here may replace.
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                line = key.start_mark.line + 1
-                if key.value in lines:
-                    raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice, on lines {lines[key.value]} and {line}")
-                lines[key.value] = line
-        return super().construct_mapping(node, deep)
+Change = str | tuple[str, Any]
+"""`key.sub=value` with a YAML value, as `--set` takes it, or (`key.sub`, value)."""
+DEEPEST = 20
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in `path` with `key.sub=value` overrides (values are YAML). Raises UserError naming the key."""
-    path = Path(path)
-    try:
-        tree = yaml.load(path.read_text(), _Loader)
-    except OSError as error:
-        raise UserError(f"recipe {path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"recipe {path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"recipe {path}: expected a mapping of keys, got {type(tree).__name__}")
-    for item in overrides:
-        _override(tree, item)
-    return _validate(tree, str(path))
+def load_recipe(path: str | Path, overrides: Sequence[Change] = ()) -> Recipe:
+    """The recipe in `path` with changes on top. Raises UserError naming the key, and the file or the change that it stands in."""
+    tree = read_mapping(Path(path))
+    places = {}
+    for change in overrides:
+        key, value, place = _change(change)
+        tree = _changed(tree, key.split("."), value, place)
+        places[key] = place
+    return _validate(tree, str(path), places)
 
 
 def recipe_from_json(text: str) -> Recipe:
     """The inverse of recipe_to_json."""
-    return _validate(json.loads(text), "recipe")
+    return _validate(json.loads(text), "recipe", {})
 
 
 def recipe_to_json(recipe: BaseModel) -> str:
@@ -70,70 +55,56 @@ def part(recipe: Recipe, dotted: str) -> Any:
     return value
 
 
-def _override(tree: dict[str, Any], item: str) -> None:
-    key, equals, text = item.partition("=")
+def _change(change: Change) -> tuple[str, Any, str]:
+    """Key, value, and how errors call the change."""
+    if isinstance(change, tuple):
+        return *change, change[0]
+    key, equals, text = change.partition("=")
     if not equals or not key:
-        raise UserError(f"--set {item}: expected key=value, for example curation.sharpness.minimum=50")
-    *parents, last = key.split(".")
-    node: Any = tree
-    for name in parents:
-        node = _child(node, name, key)
+        raise UserError(f"--set {change}: expected key=value, for example curation.sharpness.minimum=50")
     try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise UserError(f"--set {key}: {text!r} is not a valid YAML value") from None
+        return key, parse(text), f"--set {key}"
+    except ValueError as error:
+        raise UserError(f"--set {key}: {text!r} is not a valid YAML value ({error})") from None
+
+
+def _changed(node: Any, names: Sequence[str], value: Any, place: str) -> Any:
+    """A copy of `node` with `value` at the path: what a YAML alias shares with other places stays there as it is."""
+    if len(names) > DEEPEST:
+        raise UserError(f"{place}: no key of a recipe lies that deep")
+    if not names:
+        return value
+    name, rest = names[0], names[1:]
     if isinstance(node, list):
-        _child(node, last, key)
-        node[int(last)] = value
-    else:
-        node[last] = value
+        if not (name.isascii() and name.isdigit()) or len(name) > 9 or int(name) >= len(node):
+            raise UserError(f"{place}: {name!r} is not an index; the list has {len(node)} entries{_indices(len(node))}")
+        return [_changed(each, rest, value, place) if i == int(name) else each for i, each in enumerate(node)]
+    if node is not None and not isinstance(node, dict):
+        raise UserError(f"{place}: nothing can be set under a value such as {node!r}")
+    return {**(node or {}), name: _changed((node or {}).get(name), rest, value, place)}
 
 
-def _child(node: Any, name: str, key: str) -> Any:
-    if isinstance(node, list):
-        if not name.isdigit() or int(name) >= len(node):
-            raise UserError(f"--set {key}: {name!r} is not an index; the list has {len(node)} entries, 0 to {len(node) - 1}")
-        return node[int(name)]
-    if not isinstance(node, dict):
-        raise UserError(f"--set {key}: nothing can be set under {name!r}")
-    return node.setdefault(name, {})
+def _indices(entries: int) -> str:
+    return f", 0 to {entries - 1}" if entries else ""
 
 
-def _validate(tree: dict[str, Any], where: str) -> Recipe:
+def _validate(tree: dict[str, Any], where: str, places: dict[str, str]) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(x) for x in first["loc"]) or "(top)"
-        raise UserError(f"{where}: {key}: {_explain(first, key)}") from None
+        from mugv.recipe.mistakes import explain
+
+        # A key that is missing is often one that is misspelt.
+        first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+        key, message = ".".join(str(x) for x in first["loc"]), explain(first)
+        place = _place(key, message, where, places)
+        raise UserError(f"{place}: {message}" if not key or place.endswith(f" {key}") else f"{place}: {key}: {message}") from None
 
 
-def _explain(error: Any, key: str) -> str:
-    if error["type"] == "extra_forbidden":
-        known = _fields_at(key.split(".")[:-1])
-        return f"unknown key; accepted here: {', '.join(known)}" if known else "unknown key"
-    if error["type"] == "missing":
-        return "this key is required"
-    message = error["msg"].removeprefix("Value error, ")
-    given = error.get("input")
-    return f"{message}, got {given!r}" if isinstance(given, (str, int, float, bool)) else message
-
-
-def _fields_at(path: list[str]) -> list[str]:
-    model: Any = Recipe
-    for name in path:
-        if name.isdigit():
-            continue
-        field = model.model_fields.get(name) if hasattr(model, "model_fields") else None
-        if field is None:
-            return []
-        model = next((t for t in _models_in(field.annotation)), None)
-        if model is None:
-            return []
-    return sorted(model.model_fields)
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [m for a in getattr(annotation, "__args__", ()) for m in _models_in(a)]
+def _place(key: str, message: str, where: str, places: dict[str, str]) -> str:
+    """The change at, above or under the wrong key, which rules between sections name first; otherwise the file."""
+    key = key or re.split("[: ]", message)[0]
+    for changed, place in reversed(places.items()):
+        if f"{key}.".startswith(f"{changed}.") or f"{changed}.".startswith(f"{key}.") or changed in message:
+            return place
+    return where

@@ -28,17 +28,17 @@ Name = Annotated[str, AfterValidator(_name)]
 
 
 class ModelPart(BaseModel):
-    """What every part of a recipe has: no unknown key, no change once made, and no number that is none (nan, infinity, yes and no)."""
+    """What every part of a recipe has: no unknown key, no change once made, and no number that is none (nan, infinity, true and false)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _number(cls, value: Any, info: ValidationInfo) -> Any:
-        # YAML reads yes, no, on and off as booleans, which pydantic would count as 1 and 0.
+        # pydantic would count them as 1 and 0.
         kinds = _leaves(cls.model_fields[info.field_name].annotation) if info.field_name else set()
         if {int, float} & kinds and bool not in kinds and any(isinstance(item, bool) for item in _flat(value)):
-            raise ValueError("expected a number; yes, no, on, off, true and false are none")
+            raise ValueError("expected a number; true and false are none")
         return value
 
 

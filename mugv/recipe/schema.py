@@ -5,9 +5,10 @@ Sizes are pixels, times seconds, learning rates per step, unless a name says oth
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+import re
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mugv.precision import Precision, resolve
 from mugv.recipe.curation import Curation as Curation
@@ -21,6 +22,17 @@ from mugv.recipe.optimizer import Optimizer as Optimizer
 from mugv.recipe.resources import Pool as Pool
 from mugv.recipe.resources import Resources as Resources
 from mugv.recipe.resources import Toleration as Toleration
+
+
+def _pixels(value: Any) -> Any:
+    """`720x1280` as [720, 1280]."""
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", value.strip()) if isinstance(value, str) else None
+    return [int(found[1]), int(found[2])] if found else value
+
+
+Size = Annotated[tuple[Positive, Positive], BeforeValidator(_pixels)]
+"""Height and width, pixels: [720, 1280] or 720x1280."""
+Sizes = Annotated[tuple[Size, ...], BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)]
 
 
 class SampleFootage(Part):
@@ -121,8 +133,8 @@ class VAESection(Part):
 class Encode(Part):
     """The clips as latents, made once."""
 
-    sizes: tuple[tuple[Positive, Positive], ...]
-    """Height and width of each resolution that clips are encoded at; multiples of 16."""
+    sizes: Sizes
+    """Height and width of each resolution that clips are encoded at, [720, 1280] or 720x1280; multiples of 16."""
     batch: Positive = 8
     """Clips that are encoded at once."""
 
@@ -166,8 +178,8 @@ class TrainStage(Part):
     """Optimizer steps."""
     batch: Positive
     """Clips a step over all data-parallel ranks."""
-    size: tuple[Positive, Positive]
-    """Height and width, pixels; one of `encode.sizes`."""
+    size: Size
+    """Height and width, pixels, [720, 1280] or 720x1280; one of `encode.sizes`."""
     frames: Positive
     """Frames of a clip: 1 + 8k, at most `curation.clip.frames`."""
     optimizer: Optimizer

@@ -45,7 +45,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     ("arguments", "message"),
     [
         (["run", "--recipe", "no.yaml"], "recipe no.yaml: cannot be read (No such file or directory)"),
-        (["run", "--set", "curation.sharp=1"], "curation.sharp: unknown key; accepted here:"),
+        (["run", "--set", "curation.sharp=1"], "--set curation.sharp: unknown key; did you mean curation.sharpness?"),
         (["run", "--set", "seed=many"], "seed: Input should be a valid integer"),
         (["run", "--set", "parallel.tensor=3"], "parallel: world 1 is not a multiple of tensor x pipeline x context = 3"),
         (["run", "--videos", "nowhere"], "--videos nowhere: not a folder; give the folder that holds the video files"),

@@ -106,6 +106,13 @@ def test_copies_go_whatever_their_captions_and_the_first_stays():
     assert outcome(rows) == {"c": "a", "d": "b"}
 
 
+def test_copies_stay_where_pictures_are_not_compared():
+    rows = [row("a", scene(1)[:17]), row("b", scene(1)[:17])]
+    off = SETTINGS.model_copy(update={"duplicates": SETTINGS.duplicates.model_copy(update={"distance": None})})
+    assert outcome(rows) == {"b": "a"}
+    assert outcome(rows, off) == {}
+
+
 def test_windows_of_one_calm_shot_stay_and_a_second_showing_of_it_goes():
     calm = [np.repeat(scene(5)[:1], 17, axis=0)] * 4
     rows = [row(f"w{k}", frames, "long.mp4", k * 17 / 12) for k, frames in enumerate(calm)]
