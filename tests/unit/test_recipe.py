@@ -130,7 +130,7 @@ def test_unreadable_and_malformed_files_are_named(tmp_path, content, message):
 
 
 def test_a_folder_is_no_recipe(tmp_path):
-    with pytest.raises(UserError, match="cannot be read .Is a directory"):
+    with pytest.raises(UserError, match=r"cannot be read .Is a directory"):
         load_recipe(tmp_path)
 
 
