@@ -29,7 +29,7 @@ def train(ctx: StageContext) -> dict[str, float]:
     """Runs on every rank."""
     from mugv.dataset.latentset import LatentSet
     from mugv.training.flow_data import FlowData
-    from mugv.training.loop import fit
+    from mugv.training.loop import checkpoints, fit
     from mugv.training.model_io import save_model
     from mugv.training.tasks import FlowTask
 
@@ -44,25 +44,23 @@ def train(ctx: StageContext) -> dict[str, float]:
     task = FlowTask(chunks, FlowData(latents, best, stage.size, stage.frames, stage.flow, stage.mask), stage, recipe.parallel, seed)
     kept = frozenset(round(stage.steps * (i + 1) / stage.checkpoints) for i in range(stage.checkpoints))
     fit(task, ctx.work / "train", stage.steps, stage.save_every, ctx.progress, milestones=kept, asynchronous=recipe.parallel.async_save)
-    average_checkpoints(task.result, ctx.work / "train", stage.decay)
+    average_checkpoints(task.result, [path for step, path in checkpoints(ctx.work / "train") if step in kept], stage.decay)
     merge_adapters(ctx, task.result, stage)
     save_model(task.result, ctx.out, describe(ctx, latents, stage, previous["width_divisor"]))
     publish_curve(ctx.work / "train", ctx.out)
     return {"clips": len(best), "checkpoints_averaged": len(kept), **final_metrics(ctx.work / "train")}
 
 
-def average_checkpoints(chunks: list[MugDiT], folder: Path, decay: float) -> None:
-    """Set the weights to sum_i w_i theta_i, w_i proportional to decay^(N - i), over the checkpoints in `folder` (facts 6.4).
+def average_checkpoints(chunks: list[MugDiT], paths: list[Path], decay: float) -> None:
+    """Set the weights to sum_i w_i theta_i, w_i proportional to decay^(N - i), over these checkpoints, oldest first (facts 6.4).
 
     Of a network with adapters, theta_i are the adapters' factors: the base stays as it is to the bit.
     """
     import torch
 
     from mugv.training.engine import all_parameters
-    from mugv.training.loop import checkpoints
     from mugv.training.model_io import load_state_weights
 
-    paths = [path for _, path in checkpoints(folder)]
     weights = [decay ** (len(paths) - i) for i in range(1, len(paths) + 1)]
     everything: list[torch.Tensor] = [*all_parameters(chunks)]
     parameters = [p for p in everything if p.requires_grad] or everything

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mugv.digests import file_digest
 from mugv.errors import StoreError
 
 NAME = "manifest.json"
@@ -47,12 +48,6 @@ class Manifest:
             path = folder / name
             if not path.is_file() or path.stat().st_size != entry.bytes or file_digest(path) != entry.sha256:
                 raise StoreError(f"{path}: damaged since it was published (expected sha256 {entry.sha256}); remove {folder} and run again")
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _content_digest(files: dict[str, Entry]) -> str:

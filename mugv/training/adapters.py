@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from pydantic import ValidationError
 
+from mugv import digests
 from mugv.dit.lora import attach, is_adapter
 from mugv.dit.model import MugDiT
 from mugv.dit.sharding import full_shape, shard, sharded_state
@@ -38,6 +39,7 @@ def save_adapter(chunks: Sequence[MugDiT], folder: Path, settings: LoRA) -> None
         write_safetensors(folder / WEIGHTS, open_distributed(sharded))
         (folder / SETTINGS).write_text(json.dumps({"lora": settings.model_dump(), "base": _base(chunks[0])}, indent=1))
         shutil.rmtree(sharded)
+        digests.write(folder, digests.compute(folder, [WEIGHTS]))
     dist.barrier()
 
 
@@ -48,6 +50,7 @@ def load_adapter(chunks: Sequence[MugDiT], folder: Path) -> LoRA:
     own = _base(chunks[0])
     if base != own:
         raise UserError(f"adapter {folder}: made for a network of {_say(base)}; this one has {_say(own)}")
+    digests.check(folder)
     state = open_file(folder / WEIGHTS)
     for chunk in chunks:
         attach(chunk, settings)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing, parallel_state
+from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.optimizer import MegatronOptimizer
@@ -29,7 +29,7 @@ from mugv.precision import here
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Optimizer, Parallel
 from mugv.training import process_groups
-from mugv.training.model_io import SHARDING, Save, save_sharded
+from mugv.training.model_io import SHARDING, Save, load_sharded, save_sharded
 from mugv.training.muon import muon_optimizer
 
 logger = logging.getLogger(__name__)
@@ -180,7 +180,8 @@ class Engine:
         return save_sharded(self.sharded_state(is_loading=False), folder / "state", asynchronous)
 
     def load(self, folder: Path) -> None:
-        state = dist_checkpointing.load(self.sharded_state(is_loading=True), str(folder / "state"))
+        """Go on from what `save` wrote. Raises UserError when it is of another network or optimizer."""
+        state = load_sharded(self.sharded_state(is_loading=True), folder / "state")
         load_state(self.chunks, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 

@@ -3,21 +3,26 @@
     task.train_step(step) -> metrics        one optimizer step; randomness comes from (seed, step, rank) only
     task.save(folder) / task.load(folder)   everything that the next step depends on
 
-A checkpoint `step-00000100` holds the state after 100 steps. It is written under a temporary name and renamed, so a
-folder with that name is always whole; a killed run goes on from the newest one with the same losses, bit for bit.
+A checkpoint `step-00000100` holds the state after 100 steps. It is written under a temporary name, synced, given the digests of its
+files and renamed, so a folder with that name is always whole; a killed run goes on from the newest one with the same losses, bit for
+bit. The one before is kept as well: should the newest be damaged, the run goes on from there and says so.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch.distributed as dist
-
+from mugv.durable import sync
+from mugv.errors import UserError
+from mugv.training.checkpoint_files import barrier, damage, rank, seal
 from mugv.training.metrics_log import MetricsLog
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called after each step with (steps done, steps in all, metrics)."""
@@ -49,19 +54,20 @@ def fit(
 ) -> None:
     """Train to `steps`, saving every `save_every` steps, at `milestones` and at the end; resumes what it finds.
 
-    Only the newest checkpoint and the milestones are kept. Metrics go to `folder/metrics.jsonl`. `asynchronous`: checkpoints are
+    Kept are the newest checkpoint, the one before and the milestones. UserError when a whole checkpoint is of another
+    network, or beyond `steps`. Metrics go to `folder/metrics.jsonl`. `asynchronous`: checkpoints are
     written by forked processes while training goes on, and get their name once they are whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = MetricsLog(folder / "metrics.jsonl")
     writer = CheckpointWriter(task, folder, milestones, asynchronous)
-    start = _resume(task, folder)
-    if _rank() == 0:
+    start = _resume(task, folder, steps)
+    if rank() == 0:
         log.rewind(start)
     for step in range(start, steps):
         began = time.perf_counter()
         metrics = task.train_step(step)
-        if _rank() == 0:
+        if rank() == 0:
             log.write(step, **metrics, seconds=round(time.perf_counter() - began, 5))
             if progress:
                 progress(step + 1, steps, metrics)
@@ -87,10 +93,10 @@ class CheckpointWriter:
         """Write the state after `step` steps. One asynchronous write at a time: a second waits for the first."""
         self.poll(wait=True)
         temporary = self.folder / f"writing-{step:08d}"
-        if _rank() == 0:
+        if rank() == 0:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-        _barrier()
+        barrier()
         if self.queue is None:
             self.task.save(temporary)
             return self._publish(step, temporary)
@@ -106,35 +112,34 @@ class CheckpointWriter:
 
     def _publish(self, step: int, temporary: Path) -> None:
         final = self.folder / f"step-{step:08d}"
-        _barrier()
-        if _rank() == 0:
+        seal(temporary)
+        if rank() == 0:
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
+            sync(self.folder)
             _prune(self.folder, step, self.milestones)
-        _barrier()
+        barrier()
 
 
-def _resume(task: Task, folder: Path) -> int:
-    found = checkpoints(folder)
-    if not found:
-        return 0
-    step, path = found[-1]
-    task.load(path)
-    return step
+def _resume(task: Task, folder: Path, steps: int) -> int:
+    """Load the newest whole checkpoint; its step, or 0 where there is none. Every rank calls it."""
+    for step, path in reversed(checkpoints(folder)):
+        if step > steps:
+            raise UserError(f"checkpoint {path}: of a training that was longer than {steps} steps; remove {folder} to begin anew")
+        if wrong := damage(path):
+            logger.warning("checkpoint %s is damaged (%s): going on from the one before, or from the start", path, wrong)
+            continue
+        task.load(path)
+        return step
+    return 0
 
 
 def _prune(folder: Path, newest: int, milestones: frozenset[int]) -> None:
+    """Keep the milestones, the newest and the one before it; what a damaged later one left goes as well."""
+    earlier = [step for step, _ in checkpoints(folder) if step < newest]
+    kept = {newest, *earlier[-1:], *(step for step in milestones if step < newest)}
     for step, path in checkpoints(folder):
-        if step != newest and step not in milestones:
+        if step not in kept:
             shutil.rmtree(path)
     for left in folder.glob("writing-*"):
         shutil.rmtree(left)
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _barrier() -> None:
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.barrier()

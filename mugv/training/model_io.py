@@ -13,12 +13,15 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from torch.distributed.checkpoint.api import CheckpointException
 
+from mugv import digests
 from mugv.dit.model import MugDiT
 from mugv.dit.sharding import as_chunks, load_state, sharded_state
 from mugv.errors import UserError
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Parallel
+from mugv.training.checkpoint_files import damage, seal
 from mugv.training.convert import check_folder
+from mugv.training.convert.trusted import only_data
 
 SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "distrib_optim_fully_reshardable_mem_efficient": False}
 _UNREADABLE = (
@@ -46,11 +49,14 @@ def save_sharded(state: dict[str, Any], folder: Path, asynchronous: bool = False
 def save_model(model: MugDiT | Sequence[MugDiT], folder: Path, description: dict[str, Any]) -> None:
     """A DiT checkpoint for later stages: `model/` in the distributed format and `config.json`."""
     save_sharded({"model": sharded_state(as_chunks(model))}, folder / "model")
+    seal(folder / "model")
     (folder / "config.json").write_text(json.dumps(description, indent=1))
 
 
 def load_model_weights(model: MugDiT | Sequence[MugDiT], folder: Path) -> None:
-    """Strict load of `model/` written by save_model, in any layout. Raises UserError when its tensors are not the model's."""
+    """Strict load of `model/` written by save_model, in any layout. Raises UserError when its tensors are not the model's, or not
+    what was written."""
+    digests.check(folder / "model", damage)
     _load_weights(model, folder / "model", "raise_all")
 
 
@@ -61,13 +67,19 @@ def load_state_weights(model: MugDiT | Sequence[MugDiT], checkpoint: Path) -> No
 
 def _load_weights(model: MugDiT | Sequence[MugDiT], folder: Path, strict: str) -> None:
     chunks = as_chunks(model)
+    load_state(chunks, load_sharded({"model": sharded_state(chunks)}, folder, strict)["model"])
+
+
+def load_sharded(state: dict[str, Any], folder: Path, strict: str = "assume_ok_unexpected") -> dict[str, Any]:
+    """The tensors that `state` asks for, from megatron's distributed format in any layout. UserError when they are not there."""
     try:
-        state = dist_checkpointing.load({"model": sharded_state(chunks)}, str(folder), strict=strict)
+        with only_data(folder):
+            found: dict[str, Any] = dist_checkpointing.load(state, str(folder), strict=strict)
     except _UNREADABLE as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = (lines or [type(error).__name__])[-1].split(". This ")[0]
         raise UserError(f"checkpoint {folder}: damaged, or of another network: {reason[:300]}") from None
-    load_state(chunks, state["model"])
+    return found
 
 
 def read_config(checkpoint: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mugv import digests
 from mugv.errors import UserError
 from mugv.recipe.models import VAEModel
 from mugv.vae.model import VideoVAE
@@ -25,6 +26,7 @@ def save_vae(vae: VideoVAE, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in vae.state_dict().items()}, folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(vae.config.model_dump(mode="json"), indent=2) + "\n")
+    digests.write(folder, digests.compute(folder, [WEIGHTS]))
 
 
 def load_vae(folder: Path) -> VideoVAE:
@@ -33,6 +35,7 @@ def load_vae(folder: Path) -> VideoVAE:
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
             raise UserError(f"{folder} holds no VAE: {name} is missing")
+    digests.check(folder)
     try:
         config = VAEModel.model_validate_json((folder / CONFIG).read_text())
         state = load_file(folder / WEIGHTS)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 import torch.distributed as dist
@@ -92,8 +93,13 @@ class VAETask:
             torch.save(state, folder / STATE)
 
     def load(self, folder: Path) -> None:
-        state = torch.load(folder / STATE, map_location=self.device, weights_only=True)
-        self.vae.load_state_dict(state["vae"])
+        """Go on from what `save` wrote. Raises UserError when it is of another network."""
+        try:
+            state = torch.load(folder / STATE, map_location=self.device, weights_only=True)
+            self.vae.load_state_dict(state["vae"])
+        except (OSError, EOFError, RuntimeError, KeyError, TypeError, UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"checkpoint {folder}: of another network, or damaged: {reason[:160]}") from None
         self._enter(state["phase"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.discriminator:

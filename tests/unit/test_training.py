@@ -81,10 +81,10 @@ def test_checkpoints_written_while_training_goes_on_hold_their_own_step(latents,
     fit(flow_task(latents, stage()), tmp_path / "whole", 6, 2)
     with pytest.raises(StoppedError):
         fit(flow_task(latents, stage()), tmp_path / "cut", 6, 2, progress=stop_after(5), asynchronous=True)
-    assert [step for step, _ in checkpoints(tmp_path / "cut")] in ([2], [4])
+    assert [step for step, _ in checkpoints(tmp_path / "cut")] in ([2], [2, 4])
     fit(flow_task(latents, stage()), tmp_path / "cut", 6, 2, asynchronous=True)
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
-    assert [step for step, _ in checkpoints(tmp_path / "cut")] == [6]
+    assert [step for step, _ in checkpoints(tmp_path / "cut")] == [4, 6]
 
 
 def test_speed_counts_every_clip_once_without_padding_of_its_text(latents):
@@ -105,12 +105,12 @@ def test_a_half_written_checkpoint_is_never_loaded(latents, tmp_path):
     (tmp_path / "writing-00000004").mkdir()
     assert [step for step, _ in checkpoints(tmp_path)] == [2]
     fit(flow_task(latents, stage()), tmp_path, 4, 2)
-    assert [step for step, _ in checkpoints(tmp_path)] == [4]
+    assert [step for step, _ in checkpoints(tmp_path)] == [2, 4]
 
 
 def test_milestones_survive_pruning(latents, tmp_path):
-    fit(flow_task(latents, stage()), tmp_path, 6, 2, milestones=frozenset({3}))
-    assert [step for step, _ in checkpoints(tmp_path)] == [3, 6]
+    fit(flow_task(latents, stage(steps=8)), tmp_path, 8, 2, milestones=frozenset({3}))
+    assert [step for step, _ in checkpoints(tmp_path)] == [3, 6, 8]
 
 
 def test_training_lowers_the_loss(latents, tmp_path):

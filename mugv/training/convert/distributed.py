@@ -24,8 +24,11 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from mugv import digests
+from mugv.durable import sync_tree
 from mugv.errors import UserError
 from mugv.training.convert.state import LazyState, Stored
+from mugv.training.convert.trusted import read_metadata
 
 _FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1, "common_backend": "torch", "common_backend_version": 1}
 _DATA = "__0_0.distcp"
@@ -33,11 +36,7 @@ _DATA = "__0_0.distcp"
 
 def open_distributed(folder: Path) -> LazyState:
     """The tensors of a distributed checkpoint, whole, however they were sharded. Raises UserError when it cannot be read."""
-    reader = FileSystemReader(folder)
-    try:
-        metadata = reader.read_metadata()
-    except (OSError, EOFError, pickle.UnpicklingError, ImportError, AttributeError, IndexError) as error:
-        raise UserError(f"{folder}: not a distributed checkpoint: {str(error)[:160]}") from None
+    metadata, reader = read_metadata(folder), FileSystemReader(folder)
     reader.set_up_storage_reader(metadata, True)
     stored = {
         name: Stored(tuple(entry.size), entry.properties.dtype)
@@ -80,6 +79,8 @@ def write_distributed(folder: Path, state: LazyState, content: dict[str, Any]) -
     (folder / "metadata.json").write_text(json.dumps(_FORMAT))
     metadata = Metadata({name: _entry(stored) for name, stored in state.stored.items()}, storage_data=places)
     (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    digests.write(folder, digests.compute(folder, digests.names_in(folder)))
+    sync_tree(folder)
 
 
 def _entry(stored: Stored) -> TensorStorageMetadata:

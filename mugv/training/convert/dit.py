@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
+from mugv import digests
 from mugv.dit import release
 from mugv.errors import UserError
 from mugv.recipe.models import DiTModel, TextEncoder
@@ -47,6 +48,7 @@ def file_to_folder(source: Path, state: LazyState, target: Path, options: Option
 def folder_to_file(source: Path, target: Path, options: Options) -> Report:
     """The size is that of the folder's config.json."""
     model, text_width = size_in_folder(source)
+    digests.check(source / "model")
     state = open_distributed(source / "model")
     rules = release.rules(model, text_width)
     exceptions = exceptions_of(source / "model", state, {rule.ours: rule.shape for rule in rules}, options.allow)

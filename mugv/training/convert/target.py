@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mugv.dit.release import IGNORED
+from mugv.durable import sync
 from mugv.errors import UserError
 from mugv.recipe.schema import Recipe
 from mugv.training.convert.differences import Difference, MismatchError, Shape, compare
@@ -81,6 +82,7 @@ def _published(target: Path, nbytes: int) -> Iterator[Path]:
             raise UserError(f"{target}: needs {nbytes / 1e9:.3g} GB, {free / 1e9:.3g} GB are free on {temporary.parent}")
         yield temporary
         temporary.rename(target)
+        sync(temporary.parent)
     except OSError as error:
         raise UserError(f"{target}: cannot be written: {os.strerror(error.errno or errno.EIO)}; nothing is left of it") from error
     except RuntimeError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
+from mugv import digests
 from mugv.errors import UserError
 from mugv.recipe.models import VAEModel
 from mugv.training.convert.differences import Shape
@@ -35,6 +36,7 @@ def file_to_folder(source: Path, state: LazyState, target: Path, options: Option
         path.mkdir()
         write_safetensors(path / WEIGHTS, ready)
         (path / CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
+        digests.write(path, digests.compute(path, [WEIGHTS]))
 
     checked, exceptions = _checked(source, state, config, options)
     return publish(target, checked, exceptions, options, write)
@@ -46,6 +48,7 @@ def folder_to_file(source: Path, target: Path, options: Options) -> Report:
         config = VAEModel.model_validate_json((source / CONFIG).read_text())
     except ValidationError as error:
         raise UserError(f"{source / CONFIG}: not the size of a VAE: {str(error).splitlines()[0]}") from None
+    digests.check(source)
     checked, exceptions = _checked(source, open_file(source / WEIGHTS), config, options)
     return publish(target, checked, exceptions, options, partial(write_file, suffix=target.suffix))
 
