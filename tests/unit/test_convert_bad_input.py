@@ -117,10 +117,10 @@ def test_a_folder_that_is_no_checkpoint_or_damaged_is_refused(tmp_path):
     data = tmp_path / "folder" / "model" / "__0_0.distcp"
     whole = data.read_bytes()
     data.write_bytes(whole[: len(whole) // 2])
-    assert "cannot be read" in refused(tmp_path / "folder", tmp_path / "b.pt")
+    assert "damaged since it was written" in refused(tmp_path / "folder", tmp_path / "b.pt")
     data.write_bytes(whole)
     (tmp_path / "folder" / "model" / ".metadata").write_bytes(b"nothing")
-    assert "not a distributed checkpoint" in refused(tmp_path / "folder", tmp_path / "b.pt")
+    assert ".metadata is not what was written" in refused(tmp_path / "folder", tmp_path / "b.pt")
     (tmp_path / "folder" / "config.json").write_text("{}")
     assert "no checkpoint folder" in refused(tmp_path / "folder", tmp_path / "b.pt")
     assert left_behind(tmp_path, "a.pt", "folder") == []
