@@ -33,6 +33,9 @@ from mugv.stages.graph import SHARD_INPUTS, Node, build_graph, made_with, needed
 from mugv.stages.progress import ProgressWriter
 from mugv.store import Ref, Store, explained, open_store
 
+WITHOUT_DIGESTS = frozenset({"vae", "checkpoint", "previous", "candidates", "evaluate"})
+"""Inputs whose files are hashed each time that a stage reads them. Clip shards and latents hold digests that their readers check."""
+
 _done: list[str] = []
 """Nodes that `component_main` finished in this process."""
 
@@ -160,7 +163,7 @@ def _work(
     out.mkdir(parents=True)
     record = environment.record()
     record.update_stage(node.name, work=str(work), resumed=resumed)
-    inputs = {name: store.fetch(ref) for name, ref in refs.items()}
+    inputs = {name: store.fetch(ref, verify=name in WITHOUT_DIGESTS) for name, ref in refs.items()}
     progress = ProgressWriter(record, node.name)
     # Weights are hashed for this: not for stages that take nothing over.
     earlier = Earlier(store, node.stage, made_with(node, recipe), work) if node.stage in SHARD_INPUTS else None

@@ -32,11 +32,14 @@ class Store(Protocol):
         ...
 
     def find(self, prefix: str) -> Ref | None:
-        """The output under `prefix` when it was published whole, else None."""
+        """The output under `prefix` when it was published whole, else None. A damaged manifest is told, never a traceback."""
         ...
 
-    def fetch(self, ref: Ref) -> Path:
-        """A local, read-only folder with the output's files; digests are checked on first use."""
+    def fetch(self, ref: Ref, verify: bool = False) -> Path:
+        """A local, read-only folder with the output's files; digests are checked on first use and after any change.
+
+        `verify`: hash every file now, since a failing disk changes neither size nor time.
+        """
         ...
 
     def list(self, prefix: str = "") -> list[str]:

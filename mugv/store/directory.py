@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import quote, unquote, urlparse
 
+from mugv.durable import replace_text, sync
 from mugv.errors import StoreError
 from mugv.store import manifest
 from mugv.store.base import Ref
-from mugv.store.manifest import Manifest
+from mugv.store.disk import explained
+from mugv.store.manifest import Manifest, ManifestError
+from mugv.store.uri import file_path, file_uri
 
-_HINTS = {
-    errno.ENOSPC: "free some space and run again; finished stages are kept",
-    errno.EDQUOT: "free some of the quota and run again; finished stages are kept",
-    errno.EROFS: "the file system is read-only; give a writable folder with --state",
-    errno.EACCES: "check its permissions, or give another folder with --state",
-    errno.EPERM: "check its permissions, or give another folder with --state",
-}
-
-
-@contextmanager
-def explained(where: Path | str) -> Iterator[None]:
-    """Turn a disk that is full, read-only or forbidden into one line that says so; other errors pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _HINTS:
-            raise
-        name = error.filename or where
-        raise StoreError(f"{name}: {os.strerror(error.errno)}; {_HINTS[error.errno]}") from error
+logger = logging.getLogger(__name__)
 
 
 class DirectoryStore:
@@ -41,7 +25,7 @@ class DirectoryStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
-        self.uri = "file://" + quote(str(self.root))
+        self.uri = file_uri(self.root)
 
     def publish(self, folder: Path, prefix: str, key: str) -> Ref:
         """Moves `folder` (copies it when it lies on another file system)."""
@@ -62,35 +46,33 @@ class DirectoryStore:
 
     def _rename(self, partial: Path, final: Path) -> None:
         final.parent.mkdir(parents=True, exist_ok=True)
-        if final.exists() and not (final / manifest.NAME).is_file():
+        if final.exists() and self.find(final.relative_to(self.root).as_posix()) is None:
             shutil.rmtree(final)
         if not final.exists():
             partial.rename(final)
-        _flush_name(final.parent)
+        sync(final.parent)
 
     def find(self, prefix: str) -> Ref | None:
-        found = self._manifest(self.root / prefix)
+        try:
+            found = _read(self.root / prefix)
+        except ManifestError as error:
+            logger.warning("%s counts as absent and is made anew: %s", self.root / prefix, error)
+            return None
         return Ref(f"{self.uri}/{prefix}", found.key, found.digest) if found else None
 
-    def fetch(self, ref: Ref) -> Path:
-        folder = Path(unquote(urlparse(ref.uri).path))
-        found = self._manifest(folder)
+    def fetch(self, ref: Ref, verify: bool = False) -> Path:
+        folder = file_path(ref.uri)
+        try:
+            found = _read(folder)
+        except ManifestError as error:
+            raise StoreError(f"{error}; run again to make {folder} anew") from None
         if found is None or found.digest != ref.digest:
             raise StoreError(f"{ref.uri}: the output is gone or was replaced; run again to make it anew")
-        self._check_once(folder, found)
+        damaged = damaged_since(folder, found, self.root / ".checked" / found.key, verify)
+        if damaged:
+            path, expected = folder / damaged[0], found.files[damaged[0]].sha256
+            raise StoreError(f"{path}: damaged since it was published (expected sha256 {expected}); remove {folder} and run again")
         return folder
-
-    def _check_once(self, folder: Path, found: Manifest) -> None:
-        """Files are hashed again only when a name, a size or a time changed since the last check."""
-        marker = self.root / ".checked" / found.key
-        signature = "".join(f"{n} {s.st_size} {s.st_mtime_ns}\n" for n, s in ((n, os.stat(folder / n)) for n in _present(folder, found)))
-        if marker.is_file() and marker.read_text() == signature:
-            return
-        found.check(folder)
-        with suppress(OSError):
-            # A read-only store can be read; it is only checked again each time.
-            marker.parent.mkdir(exist_ok=True)
-            marker.write_text(signature)
 
     def list(self, prefix: str = "") -> list[str]:
         start = self.root / prefix.rpartition("/")[0]
@@ -104,9 +86,11 @@ class DirectoryStore:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 shutil.copyfile(path, partial)
+                sync(partial)
                 partial.replace(target)
             finally:
                 partial.unlink(missing_ok=True)
+            sync(target.parent)
 
     def get_file(self, name: str, path: Path) -> None:
         with explained(path):
@@ -125,11 +109,49 @@ class DirectoryStore:
             else:
                 target.unlink(missing_ok=True)
 
-    def _manifest(self, folder: Path) -> Manifest | None:
-        try:
-            return Manifest.parse((folder / manifest.NAME).read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+
+def damaged_since(folder: Path, found: Manifest, marker: Path, verify: bool) -> list[str]:
+    """Names of damaged files. They are hashed when a name, a size or a time changed since `marker` was written, and for `verify`."""
+    signature = _signature(folder, found)
+    if not verify and _text(marker) == signature:
+        return []
+    damaged = found.damaged(folder)
+    if not damaged:
+        with suppress(OSError):
+            # A read-only store can be read; it is only checked again each time.
+            replace_text(marker, signature)
+    return damaged
+
+
+def _signature(folder: Path, found: Manifest) -> str:
+    """The change time tells of a file that was replaced by one with the old modification time, as copies and backups are."""
+    lines = []
+    for name in sorted(found.files):
+        with suppress(OSError):
+            facts = os.stat(folder / name)
+            lines.append(f"{os.fsencode(name)!r} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}\n")
+    return "".join(lines)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _read(folder: Path) -> Manifest | None:
+    """None where there is no manifest. Raises ManifestError, with the file's name, where it is damaged."""
+    path = folder / manifest.NAME
+    try:
+        found = Manifest.parse(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ManifestError, IsADirectoryError) as error:
+        raise ManifestError(f"{path}: damaged ({error})") from None
+    if found.key != folder.name:
+        raise ManifestError(f"{path}: damaged (its key is not the folder's name)")
+    return found
 
 
 def _move(folder: Path, target: Path) -> None:
@@ -147,21 +169,9 @@ def _move(folder: Path, target: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _present(folder: Path, found: Manifest) -> list[str]:
-    return [name for name in sorted(found.files) if (folder / name).is_file()]
-
-
 def _flush(folder: Path) -> None:
     """Force the content to disk before the rename, so that a power cut cannot leave a published but empty file."""
     for path in (*folder.rglob("*"), folder):
         if path.is_file():
             path.chmod(0o444)
-        _flush_name(path)
-
-
-def _flush_name(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)

@@ -1,12 +1,11 @@
 """A store in an S3 bucket, through the `minio` client: put, get, list, stat and remove only, so that any server will do.
 
 An output's files are uploaded first and its manifest last: until then it does not exist. Fetched outputs are kept in a
-local cache by content. Settings: see mugv.store.s3_client.
+local cache by content, with their manifest, and checked each time they are used. Settings: see mugv.store.s3_client.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -14,32 +13,42 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlparse
 
 from minio import Minio
+from minio.helpers import check_bucket_name
 
+from mugv.durable import sync_tree
 from mugv.errors import StoreError, UserError
 from mugv.store import manifest
 from mugv.store.base import Ref
-from mugv.store.directory import explained
-from mugv.store.manifest import Manifest
-from mugv.store.s3_client import THREADS, MissingObjectError, connect, retried
+from mugv.store.directory import damaged_since
+from mugv.store.disk import explained
+from mugv.store.manifest import Manifest, ManifestError
+from mugv.store.s3_client import THREADS, MissingObjectError, OddAnswerError, connect, retried
+from mugv.store.s3_upload import Uploader
 
 T = TypeVar("T")
+LARGEST_MANIFEST = 256 << 20
+DOWNLOADS = 3
+"""How often what arrived with another content than the manifest says is asked for, all in all."""
 
 
 class S3Store:
     """Implements mugv.store.base.Store at `s3://bucket/prefix`."""
 
     def __init__(self, uri: str, cache: Path, client: Minio | None = None) -> None:
-        parsed = urlparse(uri)
-        if not parsed.netloc:
+        self.bucket, _, base = uri.partition("://")[2].partition("/")
+        if not self.bucket:
             raise UserError(f"store {uri}: no bucket; expected s3://bucket/prefix")
+        try:
+            check_bucket_name(self.bucket)
+        except ValueError as error:
+            raise UserError(f"store {uri}: {error}; expected s3://bucket/prefix") from None
         self.uri = uri.rstrip("/")
-        self.bucket = parsed.netloc
-        self.base = parsed.path.strip("/")
+        self.base = base.strip("/")
         self.cache = cache
         self.client = client or connect(f"store {uri}")
+        self.uploader = Uploader(self.client, self.bucket)
 
     def publish(self, folder: Path, prefix: str, key: str) -> Ref:
         written = Manifest.of_folder(folder, key)
@@ -55,9 +64,9 @@ class S3Store:
         found = self._manifest(prefix)
         return Ref(f"{self.uri}/{prefix}", found.key, found.digest) if found else None
 
-    def fetch(self, ref: Ref) -> Path:
-        folder = self.cache / ref.digest
-        if folder.is_dir():
+    def fetch(self, ref: Ref, verify: bool = False) -> Path:
+        folder = self.cache / manifest.checked_name(ref.digest)
+        if self._cached(folder, ref, verify):
             return folder
         prefix = ref.uri.removeprefix(self.uri).strip("/")
         found = self._manifest(prefix)
@@ -67,21 +76,37 @@ class S3Store:
         with explained(folder):
             try:
                 self._download(found, prefix, temporary)
-                temporary.rename(folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
+                sync_tree(temporary)
+                _put_in_place(temporary, folder)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         return folder
+
+    def _cached(self, folder: Path, ref: Ref, verify: bool) -> bool:
+        """Whether the cache holds the output whole; a damaged copy, and one without a manifest, is fetched again."""
+        try:
+            found = Manifest.parse((folder / manifest.NAME).read_bytes())
+        except (OSError, ManifestError):
+            return False
+        return found.digest == ref.digest and not damaged_since(folder, found, self.cache / ".checked" / ref.digest, verify)
 
     def _download(self, found: Manifest, prefix: str, folder: Path) -> None:
         for name in found.files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(lambda name: self.get_file(f"{prefix}/{name}", folder / name), found.files))
-        found.check(folder)
+        wanted = list(found.files)
+        for _ in range(DOWNLOADS):
+            with ThreadPoolExecutor(THREADS) as pool:
+                list(pool.map(lambda name: self.get_file(f"{prefix}/{name}", folder / name), wanted))
+            wanted = found.damaged(folder)
+            if not wanted:
+                (folder / manifest.NAME).write_text(found.to_json())
+                return
+        place, expected = f"{self.uri}/{prefix}", found.files[wanted[0]].sha256
+        raise StoreError(
+            f"{place}/{wanted[0]}: damaged since it was published (expected sha256 {expected}, asked {DOWNLOADS} times); "
+            f"remove {place} from the bucket and run again"
+        )
 
     def list(self, prefix: str = "") -> list[str]:
         start = self._name(prefix)
@@ -92,17 +117,15 @@ class S3Store:
         )
 
     def put_file(self, path: Path, name: str) -> None:
-        self._try(
-            f"put {name}",
-            lambda: self.client.fput_object(bucket_name=self.bucket, object_name=self._name(name), file_path=str(path)),
-        )
+        with explained(path):
+            self._try(f"put {name}", lambda: self.uploader.put(path, self._name(name)))
 
     def get_file(self, name: str, path: Path) -> None:
         with explained(path):
-            self._try(
-                f"get {name}",
-                lambda: self.client.fget_object(bucket_name=self.bucket, object_name=self._name(name), file_path=str(path)),
-            )
+            self._try(f"get {name}", lambda: self._get(self._name(name), path))
+
+    def _get(self, name: str, path: Path) -> None:
+        self.client.fget_object(bucket_name=self.bucket, object_name=name, file_path=str(path))
 
     def remove(self, prefix: str) -> None:
         names = self.list(prefix)
@@ -111,17 +134,34 @@ class S3Store:
             self._try(f"remove {name}", partial(self.client.remove_object, bucket_name=self.bucket, object_name=self._name(name)))
 
     def _manifest(self, prefix: str) -> Manifest | None:
+        """None where there is none. Raises StoreError where something else lies there, or a proxy answers in the store's place."""
         try:
-            return Manifest.parse(self._try("get manifest", lambda: self._read(f"{prefix}/{manifest.NAME}")))
+            return self._try(f"get {prefix}/{manifest.NAME}", lambda: self._read_manifest(prefix))
         except MissingObjectError:
             return None
-        except (json.JSONDecodeError, KeyError):
-            raise StoreError(f"{self.uri}/{prefix}/{manifest.NAME}: not a manifest; remove the prefix and run again") from None
+
+    def _read_manifest(self, prefix: str) -> Manifest:
+        text = self._read(f"{prefix}/{manifest.NAME}")
+        try:
+            found = Manifest.parse(text)
+            if found.key != prefix.rpartition("/")[2]:
+                raise ManifestError("its key is not that of the prefix")
+        except ManifestError as error:
+            begins = " ".join(text[:60].decode("utf-8", "replace").split())
+            raise OddAnswerError(
+                f"not the manifest of an output ({error}); it begins with {begins!r}",
+                f"check that the endpoint is the object store itself; if it is, remove {self.uri}/{prefix} from the bucket and run again",
+            ) from None
+        return found
 
     def _read(self, name: str) -> bytes:
         response = self.client.get_object(bucket_name=self.bucket, object_name=self._name(name))
         try:
-            return bytes(response.read())
+            text = bytes(response.read(LARGEST_MANIFEST))
+            length = response.headers.get("Content-Length", "")
+            if length.isdigit() and len(text) < min(int(length), LARGEST_MANIFEST):
+                raise OddAnswerError(f"{len(text)} of {length} bytes arrived")
+            return text
         finally:
             response.close()
             response.release_conn()
@@ -131,3 +171,17 @@ class S3Store:
 
     def _try(self, what: str, action: Callable[[], T]) -> T:
         return retried(f"store {self.uri}", what, action)
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Another process may have fetched the same; a damaged copy that lies there goes first."""
+    stale = folder.with_name(f"{temporary.name}.stale")
+    if folder.exists():
+        folder.rename(stale)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if not (folder / manifest.NAME).is_file():
+            raise
+    finally:
+        shutil.rmtree(stale, ignore_errors=True)

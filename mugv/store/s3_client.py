@@ -10,11 +10,12 @@ import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
-from urllib.parse import urlparse
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import urllib3
 from minio import Minio
-from minio.error import InvalidResponseError, S3Error
+from minio.error import InvalidResponseError, S3Error, ServerError
 
 from mugv.errors import StoreError, UserError
 
@@ -27,8 +28,20 @@ _FINAL = {400, 401, 403, 405, 409, 501}
 """Answers that stay the same however often one asks."""
 
 
+_ANSWERS = (S3Error, InvalidResponseError, ServerError, urllib3.exceptions.HTTPError, ConnectionError, ElementTree.ParseError, ValueError)
+"""What the client raises for a server that is away or whose answer it cannot read: not XML, no date, a length that is none."""
+
+
 class MissingObjectError(StoreError):
     """Nothing of that name."""
+
+
+class OddAnswerError(Exception):
+    """The server answered, but not what was asked for: cut, or a proxy's page. Asked again. `hint`: what to do if it stays."""
+
+    def __init__(self, message: str, hint: str = "run again when the server is well") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def keys() -> tuple[str, str, str | None] | None:
@@ -43,35 +56,58 @@ def keys() -> tuple[str, str, str | None] | None:
 def connect(label: str) -> Minio:
     """A client of the server that the environment names. `label` says in errors what it is for. Raises UserError without keys."""
     env = os.environ
-    endpoint = env.get("MUGV_S3_ENDPOINT") or env.get("MINIO_ENDPOINT") or env.get("AWS_ENDPOINT_URL") or "https://s3.amazonaws.com"
+    server, secure = endpoint(label)
     found = keys()
     if found is None:
         raise UserError(f"{label}: no keys; set MUGV_S3_ACCESS_KEY and MUGV_S3_SECRET_KEY, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-    parsed = urlparse(endpoint if "//" in endpoint else f"http://{endpoint}")
     timeout = urllib3.Timeout(connect=10, read=300)
     # Retries are ours: the client's own would multiply with them and cannot be told what is final.
     pool = urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(0), maxsize=THREADS)
     return Minio(
-        endpoint=parsed.netloc,
+        endpoint=server,
         access_key=found[0],
         secret_key=found[1],
         session_token=found[2],
-        secure=parsed.scheme == "https",
+        secure=secure,
         region=env.get("AWS_REGION", "us-east-1"),
         http_client=pool,
     )
 
 
+ENDPOINTS = ("MUGV_S3_ENDPOINT", "MINIO_ENDPOINT", "AWS_ENDPOINT_URL")
+
+
+def endpoint(label: str) -> tuple[str, bool]:
+    """Host with port, and whether by TLS, of the server that the environment names. Raises UserError, which shows no password."""
+    name = next((n for n in ENDPOINTS if os.environ.get(n)), "")
+    given = os.environ.get(name, "https://s3.amazonaws.com").strip()
+    right = "expected http://HOST:PORT or https://HOST"
+    try:
+        parsed = urlsplit(given if "//" in given else f"http://{given}")
+        host, port = parsed.hostname, parsed.port
+    except ValueError:
+        raise UserError(f"{label}: {name} is not an address; {right}") from None
+    if "@" in given:
+        raise UserError(f"{label}: {name} must not hold a user or a password; set MUGV_S3_ACCESS_KEY and MUGV_S3_SECRET_KEY, and {right}")
+    if not host or parsed.scheme not in ("http", "https") or parsed.path.strip("/") or parsed.query or parsed.fragment:
+        raise UserError(f"{label}: {name} {given!r} is not the address of a server alone; {right}")
+    shown = f"[{host}]" if ":" in host else host
+    return (f"{shown}:{port}" if port else shown), parsed.scheme == "https"
+
+
 def retried(label: str, what: str, action: Callable[[], T]) -> T:
-    """Do `action`, again with growing pauses while the server is away or busy. Raises MissingObjectError, StoreError."""
+    """Do `action`, again with growing pauses while the server is away, busy or answers oddly. Raises MissingObjectError, StoreError."""
     wait = FIRST_WAIT_SECONDS
     for attempt in range(ATTEMPTS):
         try:
             return action()
-        except (S3Error, InvalidResponseError, urllib3.exceptions.HTTPError, ConnectionError) as error:
+        except UserError:
+            raise
+        except (*_ANSWERS, OddAnswerError) as error:
             _give_up_if_final(label, what, error)
             if attempt + 1 == ATTEMPTS:
-                raise StoreError(f"{label}: {what} failed {ATTEMPTS} times ({_short(error)}); run again when it is back") from error
+                hint = error.hint if isinstance(error, OddAnswerError) else "run again when it is back"
+                raise StoreError(f"{label}: {what} failed {ATTEMPTS} times ({_short(error)}); {hint}") from error
         time.sleep(wait)
         wait *= 2
     raise AssertionError("unreachable")

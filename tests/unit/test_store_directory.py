@@ -1,6 +1,7 @@
 """The directory store: what is published appears whole or not at all, and damage is seen."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -8,13 +9,16 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from torch.distributed.checkpoint import CheckpointException
 
 from mugv.errors import StoreError, UserError
-from mugv.store import DirectoryStore, open_store
-from mugv.store.directory import explained
+from mugv.store import DirectoryStore, explained, open_store
+from mugv.store.directory import _signature
+from mugv.store.manifest import Manifest, ManifestError
 
 
 def write_output(folder: Path, size: int = 1000) -> Path:
@@ -150,3 +154,105 @@ def test_files_round_trip_by_name(tmp_path: Path) -> None:
 def test_unknown_store_scheme_names_what_is_accepted() -> None:
     with pytest.raises(UserError, match=r"scheme 'gs' is not known; use a folder, file:// or s3://bucket/prefix"):
         open_store("gs://bucket/x")
+
+
+HOSTILE = [b"", b"[]", b"{", b"null", b"\xff\xfe\x00", b"[" * 100_000, b'{"key": "k1", "digest": "d", "files": {"a": {"sha257": "0"}}}']
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_output_with_a_damaged_manifest_counts_as_absent_and_is_replaced(
+    tmp_path: Path, text: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    ref = store.publish(write_output(tmp_path / "out"), "stage/k1", "k1")
+    path = tmp_path / "store" / "stage" / "k1" / "manifest.json"
+    path.chmod(0o644)
+    path.write_bytes(text)
+    assert store.find("stage/k1") is None
+    assert f"{path}: damaged" in caplog.text
+    with pytest.raises(StoreError, match=r"manifest\.json: damaged .*; run again to make"):
+        store.fetch(ref)
+    assert store.publish(write_output(tmp_path / "again"), "stage/k1", "k1") == ref == store.find("stage/k1")
+
+
+def test_no_flipped_bit_of_a_manifest_goes_unseen_or_is_a_traceback(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    ref = store.publish(write_output(tmp_path / "out"), "stage/k1", "k1")
+    path = tmp_path / "store" / "stage" / "k1" / "manifest.json"
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    for at in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << at % 8
+        path.write_bytes(bytes(flipped))
+        assert store.find("stage/k1") in (None, ref)
+        with suppress(StoreError):
+            store.fetch(ref)
+
+
+@pytest.mark.parametrize("name", ["/abs", "../up", "a/../../up", ""])
+def test_manifest_of_a_stranger_cannot_name_files_outside_of_its_folder(name: str) -> None:
+    text = json.dumps({"key": "k", "digest": "d", "files": {name: {"sha256": "0" * 64, "bytes": 1}}})
+    with pytest.raises(ManifestError, match="not a relative path inside the output"):
+        Manifest.parse(text)
+
+
+def test_file_replaced_under_its_old_modification_time_is_seen(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    ref = store.publish(write_output(tmp_path / "out"), "stage/k1", "k1")
+    path = store.fetch(ref) / "a.bin"
+    before = path.stat()
+    path.chmod(0o644)
+    path.write_bytes(b"b" * 1000)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(StoreError, match=r"a\.bin: damaged since it was published"):
+        store.fetch(ref)
+
+
+def test_rot_that_changes_no_time_is_seen_when_asked_to_verify(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    ref = store.publish(write_output(tmp_path / "out"), "stage/k1", "k1")
+    path = store.fetch(ref) / "a.bin"
+    path.chmod(0o644)
+    path.write_bytes(b"b" * 1000)
+    # What the disk does by itself leaves the signature of the last check as it is.
+    (tmp_path / "store" / ".checked" / "k1").write_text(
+        _signature(path.parent, Manifest.parse((path.parent / "manifest.json").read_bytes()))
+    )
+    assert store.fetch(ref) == path.parent
+    with pytest.raises(StoreError, match=r"a\.bin: damaged since it was published"):
+        store.fetch(ref, verify=True)
+
+
+@pytest.mark.parametrize("name", ["st %20 ü#?x", "r#1", "50%25", "a?b", "c+d&e=f", "s3:x", b"\xff\xfe".decode("utf-8", "surrogateescape")])
+def test_every_character_of_a_path_is_a_character_of_its_name(tmp_path: Path, name: str) -> None:
+    root = tmp_path / name / "store"
+    store = open_store(str(root))
+    ref = store.publish(write_output(tmp_path / "out"), "stage/k1", "k1")
+    assert (root / "stage" / "k1" / "a.bin").is_file()
+    assert store.fetch(ref) == root / "stage" / "k1"
+    assert open_store(store.uri).find("stage/k1") == ref
+    assert sorted(p.name for p in tmp_path.iterdir()) == [name]
+
+
+DISK_ERRORS = {
+    "torch": RuntimeError("basic_ios::clear: iostream error"),
+    "torch zip": RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 1024 vs 918"),
+    "safetensors": Exception('Error while serializing: I/O error: Os { code: 28, kind: StorageFull, message: "No space left on device" }'),
+    "quota": OSError(errno.EDQUOT, "Disk quota exceeded"),
+    "disk": OSError(errno.EIO, "Input/output error", "/state/x"),
+}
+
+
+@pytest.mark.parametrize("error", DISK_ERRORS.values(), ids=DISK_ERRORS)
+def test_full_or_failing_disk_is_one_line_however_a_library_wraps_it(error: Exception) -> None:
+    for raised in (error, CheckpointException("write", {0: (error, None)})):
+        with pytest.raises(StoreError, match=r"^/state[^\n]*; (free|the disk)"), explained("/state"):
+            raise raised
+
+
+def test_other_errors_keep_their_own_words() -> None:
+    for error in (RuntimeError("shapes differ"), OSError(errno.EBADF, "x"), UserError("x"), KeyboardInterrupt()):
+        with pytest.raises(type(error)) as caught, explained("/state"):
+            raise error
+        assert caught.value is error

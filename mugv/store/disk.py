@@ -1,0 +1,74 @@
+"""What a disk that cannot be written, or reads badly, is called: one line with the place and what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mugv.errors import StoreError, UserError
+
+_HINTS = {
+    errno.ENOSPC: "free some space and run again; finished stages are kept",
+    errno.EDQUOT: "free some of the quota and run again; finished stages are kept",
+    errno.EFBIG: "the file system or a limit (ulimit -f) takes no file of that size; give another folder with --state",
+    errno.EROFS: "the file system is read-only; give a writable folder with --state",
+    errno.EACCES: "check its permissions, or give another folder with --state",
+    errno.EPERM: "check its permissions, or give another folder with --state",
+    errno.EIO: "the disk reports an error; check it, or give another folder with --state",
+}
+_CODE = re.compile(r"(?:Os \{ code: |[Ee]rrno )(\d+)")
+"""How safetensors (Rust) and Arrow (C++) write the system's error number."""
+_TORCH_WRITES = ("iostream error", "PytorchStreamWriter failed", "unexpected pos ")
+"""What torch says when a file that it writes ends early; the system's own reason is lost."""
+
+
+@contextmanager
+def explained(where: Path | str) -> Iterator[None]:
+    """Turn a disk that is full, read-only, forbidden or failing into one line that says so; other errors pass."""
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        line = disk_problem(error, where)
+        if line is None:
+            raise
+        raise StoreError(line) from error
+
+
+def disk_problem(error: BaseException, where: Path | str) -> str | None:
+    """The line for an error that a disk caused, however the library that met it wraps it; None for any other error."""
+    for inner in _inside(error):
+        number = inner.errno if isinstance(inner, OSError) else _number(inner)
+        if number in _HINTS:
+            name = getattr(inner, "filename", None) or where
+            return f"{os.fsdecode(name)}: {os.strerror(number)}; {_HINTS[number]}"
+        if isinstance(inner, RuntimeError) and any(words in str(inner) for words in _TORCH_WRITES):
+            return f"{where}: a file could not be written whole (disk full, or over a quota); {_HINTS[errno.ENOSPC]}"
+    return None
+
+
+def _inside(error: BaseException) -> Iterator[BaseException]:
+    """The error, those of its ranks (torch's CheckpointException has a table of them), and what they were raised from."""
+    waiting, seen = [error], set()
+    while waiting:
+        found = waiting.pop(0)
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        failures = getattr(found, "failures", None)
+        ranks = [entry[0] if isinstance(entry, tuple) else entry for entry in failures.values()] if isinstance(failures, dict) else []
+        waiting += [e for e in (*ranks, found.__cause__) if isinstance(e, BaseException)]
+
+
+def _number(error: BaseException) -> int:
+    """The system's error number in the words of a library that has lost the exception; 0: none."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        return 0
+    found = _CODE.search(str(error))
+    return int(found.group(1)) if found else 0
