@@ -5,9 +5,11 @@ Finished sources survive a kill in the work folder, each a folder that was renam
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
+import logging
 import shutil
 import tarfile
 import time
@@ -26,9 +28,12 @@ from mugv.curation.meter import Meter
 from mugv.curation.rows import ClipRow, read_rows, write_rows
 from mugv.curation.source import curate_source, whole_file
 from mugv.curation.sources import SourceFile
-from mugv.errors import StoreError
+from mugv.errors import StoreError, UserError
+from mugv.media.decoder import DecoderEndedError
 from mugv.recipe.schema import Curation
+from mugv.redact import redact
 
+log = logging.getLogger(__name__)
 Progress = Callable[[int, int, dict[str, float]], None]
 STRIPS = 3
 """Contact strips kept of a source for each reason, and of its kept clips, evenly over its length."""
@@ -38,6 +43,9 @@ EMBEDDINGS = "embeddings.parquet"
 ROWS, METER, WRITING = "rows.parquet", "meter.json", "writing"
 """In the folder of a finished source, and the one that is being written."""
 _LOST, _SCRATCH = "lost", "fetch"
+DETAIL = 300
+"""Characters of an error that a row holds."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 EMBEDDING_SCHEMA = pa.schema([("clip_id", pa.string()), ("embedding", pa.list_(pa.float32()))])
 
 
@@ -107,11 +115,41 @@ def _curate(source: SourceFile, got: Path | Lost, settings: Curation, work: Path
 
 
 def _write_items(source: SourceFile, got: Path | Lost, settings: Curation, folder: Path, meter: Meter) -> list[ClipRow]:
-    if isinstance(got, Lost):
-        (folder / _LOST).touch()
-        return [whole_file(source, got.reason, got.detail)]
+    found = got if isinstance(got, Lost) else _clips_or_loss(source, got, settings, folder, meter)
+    if not isinstance(found, Lost):
+        return found
+    (folder / _LOST).touch()
+    return [whole_file(source, found.reason, found.detail)]
+
+
+def _clips_or_loss(
+    source: SourceFile, path: Path, settings: Curation, folder: Path, meter: Meter, again: bool = True
+) -> list[ClipRow] | Lost:
+    """What the source raises is its own loss, never the run's. `again`: try once more when the decoder was killed."""
+    try:
+        return _write_clips(source, path, settings, folder, meter)
+    except Exception as error:
+        if _of_the_run(error):
+            raise
+        for left in folder.iterdir():
+            left.unlink()
+        if again and isinstance(error, DecoderEndedError):
+            return _clips_or_loss(source, path, settings, folder, meter, again=False)
+        log.info("source %r", source.name, exc_info=error)
+        said = " ".join(redact(f"{type(error).__name__}: {error}").split())
+        return Lost("failed", said[:DETAIL])
+
+
+def _of_the_run(error: Exception) -> bool:
+    """Whether other sources would raise it too: the recipe's mistakes, a package that is missing, a full disk, being stopped."""
+    if isinstance(error, DecoderEndedError):
+        return error.stopped
+    return isinstance(error, (UserError, ImportError)) or (isinstance(error, OSError) and error.errno in FULL)
+
+
+def _write_clips(source: SourceFile, path: Path, settings: Curation, folder: Path, meter: Meter) -> list[ClipRow]:
     rows, embeddings = [], []
-    for item in curate_source(source, got, settings, meter):
+    for item in curate_source(source, path, settings, meter):
         rows.append(item.row)
         name = item.row.clip_id
         if item.clip:
@@ -122,6 +160,8 @@ def _write_items(source: SourceFile, got: Path | Lost, settings: Curation, folde
             embeddings.append({"clip_id": name, "embedding": np.asarray(item.embedding, np.float32)})
     if embeddings:
         pq.write_table(pa.Table.from_pylist(embeddings, schema=EMBEDDING_SCHEMA), folder / EMBEDDINGS)
+    if not rows or len({row.clip_id for row in rows}) < len(rows):
+        raise RuntimeError("no rows, or two of one clip_id")
     _thin_strips(rows, folder)
     return rows
 

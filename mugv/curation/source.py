@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,15 +106,17 @@ def _measured(reader: ProcessReader, source: SourceFile, settings: Curation, sco
     assert reader.info is not None
     split = shot_rule(source.name, settings)
     tagged = tag_frames(itertools.chain([first], frames), reader.info.fps, split)
+    begun: Counter[int] = Counter()
     for window in cut_windows(tagged, reader.info, split, settings.clip):
-        yield judge(window, source, settings, scores)
+        begun[window.start_frame] += 1
+        yield judge(window, source, settings, scores, begun[window.start_frame])
 
 
-def judge(window: Window, source: SourceFile, settings: Curation, scores: Sequence[Score]) -> Measured:
-    """Score a window against the recipe; the first rule that fails gives the reason."""
+def judge(window: Window, source: SourceFile, settings: Curation, scores: Sequence[Score], number: int = 1) -> Measured:
+    """Score a window against the recipe; the first rule that fails gives the reason. `number`: of those that begin at its frame."""
     caption = caption_for(source.captions, window.start_seconds, window.end_seconds)
     row = ClipRow(
-        clip_id=f"{source.digest[:12]}-{window.start_frame:06d}",
+        clip_id=f"{source.digest[:12]}-{window.start_frame:06d}" + (f"-{number}" if number > 1 else ""),
         source=source.name,
         source_digest=source.digest,
         start_frame=window.start_frame,
@@ -164,7 +167,7 @@ def strip(clip: Clip) -> bytes:
 
 def whole_file(source: SourceFile, reason: str, detail: str) -> ClipRow:
     """The one row of a source that gives nothing."""
-    name = hashlib.sha256(source.name.encode()).hexdigest()[:6]
+    name = hashlib.sha256(source.name.encode()).hexdigest()[:12]
     return ClipRow(f"{source.digest[:12]}-file-{name}", source.name, source.digest, licence=source.licence, reason=reason, detail=detail)
 
 

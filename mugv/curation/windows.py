@@ -6,8 +6,9 @@ Windows stand one after the other from the start of a shot, so at most one windo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from mugv.recipe.curation import ClipFormat, Curation, ShotSplit
 
 LEAST_PICTURES = 0.75
 """Share of a window's frames that must be different pictures of the source; below it the source's frame rate is too low."""
+LOW_RATE = "low_frame_rate"
 
 
 class Clip:
@@ -100,28 +102,70 @@ class Window:
     reason: str = ""
     detail: str = ""
 
+    def joined(self, later: Window) -> Window:
+        """The stretch from the beginning of this one to the end of a later one, of the same reason."""
+        pictures, seconds = later.end_frame - self.start_frame, later.end_seconds - self.start_seconds
+        detail = f"{pictures} pictures in {seconds:.1f} s"
+        return replace(self, end_frame=later.end_frame, end_seconds=later.end_seconds, detail=detail)
+
 
 def cut_windows(tagged: Iterable[Tagged], info: VideoInfo, split: ShotSplit, clip: ClipFormat) -> Iterator[Window]:
-    """Windows of every shot in order; one Window without a clip for a transition and for a shot that is too short."""
+    """Windows of every shot in order; one Window without a clip for a transition and for a shot that is too short, and one
+    `low_frame_rate` for a whole stretch with too few pictures, however long."""
     for _, run in groupby(tagged, key=lambda t: t.shot):
         span = _Span(split)
         windows = 0
+        for window in _joined(_windows(span, run, info, clip)):
+            yield window
+            windows += 1
+        if span.transition:
+            yield span.rejected("black" if 2 * span.black > span.count else "transition", f"a blend of {span.count} frames")
+        elif not windows or span.count < split.minimum_frames:
+            yield span.rejected("too_short", f"a shot of {span.count} frames")
+
+
+def _windows(span: _Span, run: Iterable[Tagged], info: VideoInfo, clip: ClipFormat) -> Iterator[Window]:
+    """No window spans a pause; the picture that is shown meanwhile would fill it."""
+    for pause, piece in groupby(_pieces(span.usable(run), clip.frames / clip.fps), key=itemgetter(0)):
+        if pause:
+            yield pause
         held: list[Frame] = []
         skip = 0
-        for frame in resample(span.usable(run), clip.fps):
+        for frame in resample(map(itemgetter(1), piece), clip.fps):
             if skip:
                 skip -= 1
                 continue
             held.append(frame)
             if len(held) == clip.frames:
                 yield _window(Clip(tuple(held), clip.fps, info), span.doubtful)
-                windows += 1
                 skip = max(0, clip.stride_frames - len(held))
                 del held[: clip.stride_frames]
-        if span.transition:
-            yield span.rejected("black" if 2 * span.black > span.count else "transition", f"a blend of {span.count} frames")
-        elif not windows or span.count < split.minimum_frames:
-            yield span.rejected("too_short", f"a shot of {span.count} frames")
+
+
+def _pieces(frames: Iterable[Frame], longest: float) -> Iterator[tuple[Window | None, Frame]]:
+    """Each frame with the last pause before it: the picture that was shown for more than `longest` seconds."""
+    pause, before = None, None
+    for frame in frames:
+        if before and frame.seconds - before.seconds > longest:
+            detail = f"one picture for {frame.seconds - before.seconds:.1f} s"
+            pause = Window(None, before.index, before.index + 1, before.seconds, frame.seconds, LOW_RATE, detail)
+        before = frame
+        yield pause, frame
+
+
+def _joined(windows: Iterable[Window]) -> Iterator[Window]:
+    """Those of too low a frame rate that follow each other as one, with the clip of the first."""
+    low: Window | None = None
+    for window in windows:
+        if window.reason == LOW_RATE:
+            low = low.joined(window) if low else window
+            continue
+        if low:
+            yield low
+            low = None
+        yield window
+    if low:
+        yield low
 
 
 class _Span:
@@ -161,7 +205,7 @@ def _window(clip: Clip, doubtful: set[int]) -> Window:
     elif not doubtful.isdisjoint(range(clip.index(0), clip.index(last) + 1)):
         reason, detail = "transition", "may hold a cross-fade"
     elif clip.pictures < LEAST_PICTURES * clip.count:
-        reason, detail = "low_frame_rate", f"{clip.pictures} pictures for {clip.count} frames"
+        reason, detail = LOW_RATE, f"{clip.pictures} pictures for {clip.count} frames"
     return Window(clip, clip.index(0), clip.index(last) + 1, clip.seconds(0), clip.seconds(last) + 1 / clip.fps, reason, detail)
 
 

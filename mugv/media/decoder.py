@@ -1,7 +1,7 @@
 """Decoding in a process of its own: the same frames as `decode.VideoReader` gives, over shared memory, some of them ahead.
 
 Python threads of one process wait for each other's interpreter lock at every small call (0.2 ms a frame were lost so); two
-processes do not. And a file on which the decoder crashes costs that file, not the run.
+processes do not. And a file on which the decoder crashes, or hangs, costs that file, not the run.
 
     this process                                     the decoder's
     ("read", path, wants, slots read)          ->
@@ -33,9 +33,25 @@ AHEAD_BYTES, AHEAD = 48 * 2**20, 64
 """What the decoder may be ahead: so much memory, so many frames."""
 TOGETHER, TOGETHER_LARGE = 8, 2
 """Frames that it hands over at a time; fewer of those that take long to decode."""
+STALLED_SECONDS = 120.0
+"""Without a message from the decoder, after which the file counts as one that never ends; a group of frames takes a second at most."""
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 """Ends of the decoder's process that the file is to blame for."""
-_ERRORS: dict[str, type[UnreadableVideoError]] = {"no video": NoVideoStreamError, "unreadable": UnreadableVideoError}
+
+
+class DecoderError(RuntimeError):
+    """Decoding raised an error of the program; the message names it."""
+
+
+class DecoderEndedError(RuntimeError):
+    """The decoder's process was ended from outside: most likely for want of memory; `stopped`: since all is being stopped."""
+
+    def __init__(self, signal_: signal.Signals) -> None:
+        super().__init__(f"the decoder's process was ended ({signal_.name}), most likely for want of memory")
+        self.stopped = signal_ in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+_ERRORS: dict[str, type[Exception]] = {"no video": NoVideoStreamError, "unreadable": UnreadableVideoError, "failed": DecoderError}
 
 
 class ProcessReader:
@@ -50,7 +66,10 @@ class ProcessReader:
         self.count = 0
 
     def __iter__(self) -> Iterator[Frame]:
-        """Raises UnreadableVideoError (NoVideoStreamError) before the first frame; later errors end the iteration and set `problem`."""
+        """Raises UnreadableVideoError (NoVideoStreamError) before the first frame; later errors end the iteration and set `problem`.
+
+        DecoderError and DecoderEndedError at any time.
+        """
         process = _idle.pop() if _idle else _Process()
         try:
             process.send(("read", str(self.path), self.wants, process.slots.take_freed()))
@@ -64,6 +83,9 @@ class ProcessReader:
             vars(self).update(message[1])
             if message[2]:
                 kind, text = message[2]
+                if kind == "failed":
+                    # What it left in the process is not known.
+                    process.close()
                 raise _ERRORS[kind](text)
         except _CrashError as crash:
             self.problem = str(crash)
@@ -98,18 +120,21 @@ class _Process:
             return
 
     def receive(self) -> Any:
-        """The next message. Raises _CrashError when the file is why there is none, RuntimeError when something else is."""
+        """The next message. Raises _CrashError when the file is why there is none, else DecoderError or DecoderEndedError."""
         try:
+            if not self.pipe.poll(STALLED_SECONDS):
+                raise _CrashError(f"the decoder made no progress for {STALLED_SECONDS:g} s")
             message = self.pipe.recv()
         except (EOFError, OSError):
             code = self.child.wait()
             self.close()
             if -code in CRASHES:
                 raise _CrashError(f"the decoder crashed ({signal.Signals(-code).name})") from None
-            said = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise RuntimeError(f"the decoder's process ended ({said})") from None
+            if code < 0:
+                raise DecoderEndedError(signal.Signals(-code)) from None
+            raise DecoderError(f"the decoder's process ended (exit code {code})") from None
         except BaseException:
-            # Interrupted: half a message may have been read.
+            # Interrupted, when half a message may have been read, or stalled.
             self.close()
             raise
         if message[0] == "frames":
@@ -185,6 +210,10 @@ class _Server:
             error = ("no video", str(problem))
         except UnreadableVideoError as problem:
             error = ("unreadable", str(problem))
+        except (EOFError, OSError):
+            raise
+        except Exception as problem:
+            error = ("failed", f"{type(problem).__name__}: {problem}")
         self.slots.take_back(self.unsent)
         self.unsent.clear()
         known = {name: getattr(reader, name) for name in ("info", "problem", "busy_seconds", "count", "seconds")}

@@ -44,6 +44,7 @@ REASONS = {
     "truncated": "the file ends inside its shot",
     "corrupt": "the decoder had to make up pictures, or showed what a key frame then put right",
     "unreadable": "the file cannot be decoded",
+    "failed": "reading it raised an error of the program",
     "no_video": "the file has no video stream",
     "vanished": "the source was gone when it was read",
     "no_caption": "no caption, and one is required",
