@@ -60,7 +60,7 @@ def _load(path: str, dtype: Any) -> tuple[Any, Any]:
     except ImportError:
         raise UserError("text.kind: t5 needs the package transformers; install it or use text.kind=hashed") from None
     try:
-        return AutoTokenizer.from_pretrained(path), T5EncoderModel.from_pretrained(path, dtype=dtype)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False), T5EncoderModel.from_pretrained(path, dtype=dtype)
     except (OSError, ValueError) as error:
         where = "the folder" if Path(path).exists() else "no such folder, and the hub copy of"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -22,6 +22,7 @@ def seal(folder: Path) -> None:
         digests.write(folder, {name: digest for part in parts for name, digest in part.items()})
         for path in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
             sync(path)
+    barrier()
 
 
 def damage(folder: Path) -> str:

@@ -120,3 +120,19 @@ def test_t5_in_bfloat16_stays_close_to_fp32(t5_folder):
     full, half = (T5Encoder(str(t5_folder), WIDTH, 8, precision=p).encode(CAPTIONS[:1])[0] for p in ("fp32", "bf16"))
     assert half.dtype == np.float32
     assert 0 < np.abs(full - half).max() < 0.1
+
+
+def test_a_model_folder_with_code_of_its_own_is_not_run(t5_folder, tmp_path):
+    """A folder may name a Python file as its tokenizer; the library would ask on the terminal, and wait, before it runs it."""
+    import json
+    import shutil
+
+    folder, mark = tmp_path / "t5", tmp_path / "ran"
+    shutil.copytree(t5_folder, folder)
+    (folder / "tokenizer_own.py").write_text(f"import os; os.mkdir({str(mark)!r})\nclass Own: pass\n")
+    settings = json.loads((folder / "tokenizer_config.json").read_text()) | {"auto_map": {"AutoTokenizer": ["tokenizer_own.Own", None]}}
+    settings["tokenizer_class"] = "Own"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    found = open_encoder(TextEncoder(kind="t5", path=str(folder), width=WIDTH, max_tokens=8)).encode(CAPTIONS)
+    assert [len(row) for row in found] == [6, 8, 1]
+    assert not mark.exists()

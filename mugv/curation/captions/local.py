@@ -117,8 +117,8 @@ def _load(path: str, dtype: Any) -> tuple[Any, Any]:
     except ImportError:
         raise UserError("curation.caption.kind: transformers needs the package transformers; install it or use kind endpoint") from None
     try:
-        processor = AutoProcessor.from_pretrained(path)
-        model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+        model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
         where = "the folder" if Path(path).exists() else "no such folder, and the hub copy of"
         lines = [line for line in str(error).strip().splitlines() if line.strip()]
