@@ -15,18 +15,21 @@ def stage(
     name: Annotated[
         str, typer.Argument(help="A node of the graph: footage, scan, curate_shard-0, curate, train_vae, encode, pretrain-0, ...")
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write; replaced when the stage is done.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write. What this stage wrote there before is replaced when it is done.")],
     recipe: RecipeOption = None,
     inputs: Annotated[list[str] | None, typer.Option("--input", metavar="NAME=PATH", help="Folder of an input; may be repeated.")] = None,
     changes: SetOption = None,
     videos: VideosOption = None,
     captions: CaptionsOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace --out whatever it holds, and unfinished work of another recipe, inputs or code.")
+    ] = False,
 ) -> None:
-    """Run one stage on folders, without the cache."""
+    """Run one stage on folders, without the cache. Killed, it goes on where it was under the same recipe, inputs and code."""
     from mugv.stages.by_hand import run_by_hand
 
     check_threads()
-    metrics = run_by_hand(name, read_recipe(recipe, changes, videos, captions), _folders(inputs or []), out)
+    metrics = run_by_hand(name, read_recipe(recipe, changes, videos, captions), _folders(inputs or []), out, force)
     for key, value in metrics.items():
         typer.echo(f"{key} {value:g}")
 

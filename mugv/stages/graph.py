@@ -168,7 +168,12 @@ def node_keys(recipe: Recipe, data_digest: str) -> dict[str, str]:
 
 def made_with(node: Node, recipe: Recipe) -> str:
     """SHA-256 (hex) of what decides a node's output beside its inputs."""
-    return _sha(_content(node, recipe.model_dump(mode="json", by_alias=True)))
+    return _sha(made_of(node, recipe))
+
+
+def made_of(node: Node, recipe: Recipe) -> dict[str, Any]:
+    """What decides a node's output beside its inputs: parts of the recipe, digests of the files that it names, digest of the code."""
+    return _content(node, recipe.model_dump(mode="json", by_alias=True))
 
 
 def _content(node: Node, tree: Any) -> dict[str, Any]:
