@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
+from mugv import __version__
 from mugv.cli import cluster, convert, curate, generate, inspect, models, plan, run, stage
 from mugv.cli.common import one_line_errors
+from mugv.cli.group import CommandGroup
 
 app = typer.Typer(
     name="mugv",
-    help="From raw video to a registered video generator.",
-    no_args_is_help=True,
-    add_completion=False,
+    cls=CommandGroup,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.callback(invoke_without_command=True)
+def mugv(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False
+) -> None:
+    """From raw video to a registered video generator."""
+    if version:
+        typer.echo(f"mugv {__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
