@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import json
+import math
 import os
+import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_type_hints
 
 import typer
 
@@ -35,28 +40,90 @@ StateOption = Annotated[
 ]
 EndpointOption = Annotated[str | None, typer.Option("--endpoint", help="Address of the KFP API (default: KFP_ENDPOINT).")]
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document; docs/how-to/scripts.md has its keys.")]
+
+
+@dataclass
+class Talk:
+    """How much this process says; -q and -v set it."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+talk = Talk()
+
+
+def with_talk(function: Callable[P, R]) -> Callable[..., R]:
+    """A command that also takes -q and -v."""
+
+    @functools.wraps(function)
+    def command(*args: Any, quiet: bool, verbose: bool, **kwargs: Any) -> R:
+        if quiet and verbose:
+            raise UserError("--quiet and --verbose exclude each other; give one of them")
+        talk.quiet, talk.verbose = quiet, verbose
+        if verbose:
+            import logging
+
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+        return function(*args, **kwargs)
+
+    quiet_option = typer.Option("--quiet", "-q", help="Print the result and errors, nothing on the way.")
+    verbose_option = typer.Option("--verbose", "-v", help="Print the log too, on standard error.")
+    more = {"quiet": Annotated[bool, quiet_option], "verbose": Annotated[bool, verbose_option]}
+    parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind) for name, kind in more.items()]
+    signature = inspect.signature(function, eval_str=True)
+    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *parameters])  # type: ignore[attr-defined]
+    command.__annotations__ = {**get_type_hints(function, include_extras=True), **more}
+    return command
+
 
 def one_line_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """A user's mistake ends the command with one line and exit code 2."""
+    """A user's mistake, and a file that cannot be used, end the command with one line and exit code 2; -v prints the traceback too."""
 
     @functools.wraps(function)
     def command(*args: P.args, **kwargs: P.kwargs) -> R:
+        talk.quiet, talk.verbose = False, False
         try:
             return function(*args, **kwargs)
         except UserError as error:
-            message = " ".join(str(error).split())
-            typer.echo(f"error: {message}", err=True)
-            raise typer.Exit(2) from None
+            _say(error, str(error))
+        except OSError as error:
+            # Without a file name it is no word about the user's files; a closed pipe is typer's business.
+            if not error.filename:
+                raise
+            _say(error, f"{os.fsdecode(error.filename)}: {error.strerror}")
+        raise typer.Exit(2)
 
     return command
 
 
-def open_console() -> Console:
-    """For people at a terminal; lines that go to a file or a pipe are not cut at 80 columns."""
+def _say(error: Exception, message: str) -> None:
+    if talk.verbose:
+        traceback.print_exception(error)
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+
+
+def open_console(progress: bool = False) -> Console:
+    """For people at a terminal; lines that go to a file or a pipe are not cut at 80 columns. `progress`: silent under -q."""
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=240)
+    quiet = progress and talk.quiet
+    return console if console.is_terminal and not quiet else Console(highlight=False, soft_wrap=True, width=240, quiet=quiet)
+
+
+def print_json(value: Any) -> None:
+    """One document on standard output; numbers that JSON does not have are null."""
+    typer.echo(json.dumps(_finite(value), indent=1))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_threads() -> None:

@@ -12,12 +12,12 @@ from typer.core import TyperGroup
 
 
 class CommandGroup(TyperGroup):
-    def main(self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
         _print_any_name()
         if not standalone_mode:
-            return super().main(args, *more, standalone_mode=False, **extra)
+            return super().main(args, standalone_mode=False, **extra)
         try:
-            code = super().main(args, *more, standalone_mode=False, **extra)
+            code = super().main(args, standalone_mode=False, **extra)
         except typer.TyperException as error:
             typer.echo(f"error: {_line(error)}", err=True)
             sys.exit(error.exit_code)

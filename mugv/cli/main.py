@@ -9,7 +9,7 @@ import typer
 
 from mugv import __version__
 from mugv.cli import cluster, convert, curate, generate, inspect, models, plan, run, stage
-from mugv.cli.common import one_line_errors
+from mugv.cli.common import one_line_errors, with_talk
 from mugv.cli.group import CommandGroup
 
 app = typer.Typer(
@@ -50,8 +50,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "schedule": cluster.schedule,
     "stage": stage.stage,
 }
+LONG = ("run", "curate", "generate", "convert", "stage")
+"""Commands that work for a while: they take -q and -v."""
 for name, function in COMMANDS.items():
-    app.command(name)(one_line_errors(function))
+    app.command(name)(one_line_errors(with_talk(function) if name in LONG else function))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from mugv.cli.common import (
     open_console,
     read_recipe,
     state_folder,
+    talk,
 )
 from mugv.errors import UserError
 
@@ -73,7 +76,7 @@ def run_locked(recipe: Recipe, state: Path, goal: Goal) -> int:
     from mugv.store import explained
 
     check_threads()
-    console = open_console()
+    console = open_console(progress=True)
     data_digest = resolve_data_digest(recipe)
     keys = node_keys(recipe, data_digest)
     record = RunRecord.of(state, new_run_id())
@@ -96,7 +99,7 @@ def run_locked(recipe: Recipe, state: Path, goal: Goal) -> int:
         record.update(tracked=sent)
     _say_end(console, record, forwarder, tracking)
     if not code:
-        goal.finish(record, console)
+        goal.finish(record, open_console())
     return code
 
 
@@ -188,8 +191,9 @@ def _run_pipeline(
     try:
         nodes = build_graph(recipe)
         wanted = needed_nodes(nodes, set(), goal.node)
-        with RunDisplay(record, recipe, [node for node in nodes if node.name in wanted]):
-            overhead = run_pipeline(goal.pipeline(recipe, keys), record, environment.to_env())
+        display = nullcontext() if talk.quiet else RunDisplay(record, recipe, [node for node in nodes if node.name in wanted])
+        with display:
+            overhead = run_pipeline(goal.pipeline(recipe, keys), record, environment.to_env(), sys.stderr if talk.verbose else None)
         outcome = {"status": "finished", "kfp": {"tasks": overhead.tasks, "seconds": overhead.seconds, "imports": overhead.import_seconds}}
     except StageFailedError as error:
         code, problem = (2 if error.by_user else 1), str(error)

@@ -38,10 +38,13 @@ class StageFailedError(Exception):
 
 
 class RunLog:
-    """A text file that takes every line the pipeline prints, without secrets; on a full disk only the last lines stay, in memory."""
+    """A text file that takes every line the pipeline prints, without secrets; on a full disk only the last lines stay, in memory.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    `copy`: a stream that gets the lines too.
+    """
+
+    def __init__(self, path: Path, copy: TextIO | None = None) -> None:
+        self.path, self._copy = path, copy
         self.tail: deque[str] = deque(maxlen=400)
         self._part = ""
         self._file: TextIO | None = path.open("a", buffering=1)
@@ -58,6 +61,8 @@ class RunLog:
 
     def _keep(self, lines: list[str]) -> None:
         self.tail.extend(lines)
+        if self._copy:
+            self._copy.writelines(f"{line}\n" for line in lines)
         if self._file:
             try:
                 self._file.writelines(f"{line}\n" for line in lines)
@@ -86,11 +91,14 @@ class Overhead:
     import_seconds: float
 
 
-def run_pipeline(pipeline: Callable[[], Any], record: RunRecord, env: dict[str, str]) -> Overhead:
-    """Run to the end. Raises StageFailedError, StoreError for a full or read-only disk, and KeyboardInterrupt after stopping the tasks."""
+def run_pipeline(pipeline: Callable[[], Any], record: RunRecord, env: dict[str, str], log_copy: TextIO | None = None) -> Overhead:
+    """Run to the end; what the pipeline prints goes to kfp.log, and to `log_copy`.
+
+    Raises StageFailedError, StoreError for a full or read-only disk, and KeyboardInterrupt after stopping the tasks.
+    """
     from kfp import local
 
-    log = RunLog(record.folder / "kfp.log")
+    log = RunLog(record.folder / "kfp.log", log_copy)
     with explained(record.folder), tempfile.TemporaryDirectory(prefix="kfp-") as scratch, _environment(env), _stopping_children():
         # kfp deletes its workspace after every run, so it gets a folder of its own and never one that holds data.
         root = str(record.folder / "kfp")

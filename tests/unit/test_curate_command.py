@@ -54,10 +54,11 @@ def test_the_run_says_what_was_kept_and_rejected_and_where_it_lies(made):
 
 def test_a_second_run_makes_nothing_again(made):
     _, options, _ = made
-    code, out, err = mugv("curate", *options)
+    code, out, err = mugv("curate", *options, "--verbose")
     assert code == 0, err
     assert re.search(r"^curate +hit ", out, re.MULTILINE)
     assert " ran " not in out
+    assert "mugv-data-test" in err, "the pipeline's log"
 
 
 def test_other_thresholds_of_the_merge_decode_no_source_again(made):
@@ -70,8 +71,9 @@ def test_other_thresholds_of_the_merge_decode_no_source_again(made):
 
 def test_score_only_reports_and_drops_nothing(made):
     _, options, _ = made
-    code, out, err = mugv("curate", *options, "--score-only")
+    code, out, err = mugv("curate", *options, "--score-only", "--quiet")
     assert code == 0, err
+    assert re.fullmatch(r"scored .*\n(  .*\n)?(rejected .*\n)?report \S+\nclip set \S+\n", out), "the result and nothing on the way"
     assert re.search(r"^scored \d+ clips, nothing dropped; thresholds would reject \d", out, re.MULTILINE)
 
 
