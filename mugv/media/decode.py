@@ -10,16 +10,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
+from mugv.media.clock import Clock
 from mugv.media.picture import Box, Converter, Decoded, Picture, Pixels
-from mugv.media.probe import Source, UnreadableVideoError, VideoInfo, describe, open_container, video_stream
+from mugv.media.probe import Source, UnreadableVideoError, VideoInfo, describe, open_container, reason, video_stream
 from mugv.media.resize import fit_short_side
 
 T = TypeVar("T")
@@ -31,15 +34,24 @@ KEPT_BYTES = 2**20
 """Of arrays that a frame keeps once they are made."""
 REORDERED = 4
 """Pictures by which the order of decoding may differ from that of showing."""
+REMEMBERED = 256
+"""Packets whose pictures may still come."""
 
 
 class Frame:
     """One picture and when it is shown. Arrays are made on demand; small ones are kept."""
 
-    __slots__ = ("_cache", "_limit", "corrupt", "index", "key", "picture", "seconds")
+    __slots__ = ("_cache", "_limit", "corrupt", "index", "key", "picture", "piece", "seconds")
 
     def __init__(
-        self, index: int, seconds: float, picture: Picture, limit: int | None = None, key: bool = False, corrupt: bool = False
+        self,
+        index: int,
+        seconds: float,
+        picture: Picture,
+        limit: int | None = None,
+        key: bool = False,
+        corrupt: bool = False,
+        piece: int = 0,
     ) -> None:
         self.index = index
         """Number in the file, from 0."""
@@ -49,6 +61,8 @@ class Frame:
         """A key frame: decoding can begin here."""
         self.corrupt = corrupt
         """The decoder concealed damage here, or in a picture that this one is built on; or what follows shows that there is some."""
+        self.piece = piece
+        """Number of the part of a joined file: where timestamps jump, another one begins."""
         self.picture = picture
         self._limit = limit
         self._cache: dict[tuple[str, int, Box | None], np.ndarray] = {}
@@ -101,9 +115,13 @@ class Shown(Generic[T]):
     key: bool
     intra: bool
     """Built on no other picture. At a cut soon after a key frame, x264 writes such a one that is no key frame."""
-    corrupt: bool
+    damage: int | None
+    """Where, in the order of decoding, damage begins that this picture is the first to show."""
     order: int
     """Its place in the order of decoding."""
+    corrupt: bool = False
+    """The decoder concealed damage in it; once judged: or in one that it is built on."""
+    piece: int = 0
 
 
 class VideoReader:
@@ -124,12 +142,14 @@ class VideoReader:
         """Frames so far."""
         self.seconds = 0.0
         """When the last of them is shown."""
+        self._track = _Track()
+        self._reached = 0.0
 
     def __iter__(self) -> Iterator[Frame]:
         """As `read`."""
         for shown in self.read(lambda picture: picture):
             assert shown.kept is not None
-            yield Frame(shown.index, shown.seconds, shown.kept, self.short_side, shown.key, shown.corrupt)
+            yield Frame(shown.index, shown.seconds, shown.kept, self.short_side, shown.key, shown.corrupt, shown.piece)
 
     def read(self, keep: Callable[[Decoded], T]) -> Iterator[Shown[T]]:
         """What `keep` makes of every picture, called as soon as it is decoded: what waits here is what was kept.
@@ -146,13 +166,14 @@ class VideoReader:
 
     def _shown(self, container: InputContainer, stream: VideoStream, keep: Callable[[Decoded], T]) -> Iterator[Shown[T]]:
         converter = Converter(stream.sample_aspect_ratio, stream.codec_context.name)
-        clock = _Clock(stream)
-        for number, picture in enumerate(self._pictures(container, stream)):
+        clock = Clock(container, stream)
+        for picture in self._pictures(container, stream):
             if self.info is None:
-                self.info = describe(container, stream, picture)
-            order = picture.dts if picture.dts is not None else number
+                self.info = describe(self.source, container, stream, picture)
+            order = self._track.order(picture)
             seconds = clock.seconds(picture)
-            how = picture.key_frame, picture.key_frame or picture.pict_type == PictureType.I, picture.is_corrupt, order
+            intra = picture.key_frame or picture.pict_type == PictureType.I
+            how = picture.key_frame, intra, self._track.damage(order, picture.is_corrupt), order, picture.is_corrupt, clock.jumps
             if seconds is None:
                 yield Shown(None, -1, self.seconds, *how)
                 continue
@@ -160,62 +181,86 @@ class VideoReader:
             kept = keep(Decoded(picture, converter))
             yield Shown(kept, self.count - 1, seconds, *how)
         if self.info is None:
-            raise UnreadableVideoError(f"no frame can be decoded ({self.problem or 'the stream is empty'})")
-        self.problem = self.problem or _missing(self.info, self.count, self.seconds)
+            raise UnreadableVideoError(f"no frame can be decoded ({self.problem or self._track.refused or 'the stream is empty'})")
+        self.problem = self.problem or clock.missing(self.info, self.count, self._reached)
 
     def _pictures(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+        """What the decoder gives. A packet that came damaged, or that it refuses, costs what is built on it: reading goes on."""
         begun = time.perf_counter()
         try:
-            for packet in container.demux(stream):
-                if packet.is_corrupt:
-                    self.problem = "a damaged packet"
-                    return
-                pictures = packet.decode()
+            for packet in container.demux():
+                if packet.stream.index != stream.index:
+                    self._reach(packet)
+                    continue
+                pictures = self._track.decoded(packet)
                 self.busy_seconds += time.perf_counter() - begun
                 yield from pictures
                 begun = time.perf_counter()
         except (av.error.FFmpegError, OSError) as error:
-            self.problem = getattr(error, "strerror", None) or str(error)
+            self.problem = reason(error)
+
+    def _reach(self, packet: Packet[Stream]) -> None:
+        """Sound may go on after the pictures: then the file is longer than they are, and whole."""
+        stream = packet.stream
+        if packet.pts is not None and stream.time_base is not None:
+            end = packet.pts + (packet.duration or 0) - (stream.start_time or 0)
+            self._reached = max(self._reached, float(end * stream.time_base))
+
+
+class _Track:
+    """Which picture came from which packet, and which packets were damaged. Packets are numbered as they are decoded."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.numbers: dict[int | None, int] = {}
+        self.damaged: list[int] = []
+        """Numbers of packets that came damaged or were refused, as far as no picture has shown it yet."""
+        self.refused = ""
+
+    def decoded(self, packet: Packet[Any]) -> list[av.VideoFrame]:
+        """The pictures that this packet lets out."""
+        self.count += 1
+        self.numbers[packet.pts] = self.count
+        if len(self.numbers) > REMEMBERED:
+            del self.numbers[next(iter(self.numbers))]
+        if packet.is_corrupt:
+            self.damaged.append(self.count)
+        try:
+            return packet.decode()
+        except av.error.FFmpegError as error:
+            self.damaged.append(self.count)
+            self.refused = reason(error)
+            return []
+
+    def order(self, picture: av.VideoFrame) -> int:
+        """The number of its packet; of the last one where the file does not tell."""
+        return self.numbers.pop(picture.pts, self.count)
+
+    def damage(self, order: int, concealed: bool) -> int | None:
+        """The number of the damaged packet that this picture is the first to show, its own when the decoder concealed damage in it;
+        None: it shows none."""
+        found = [number for number in self.damaged if number <= order]
+        self.damaged = [number for number in self.damaged if number > order]
+        return min([*found, order] if concealed else found, default=None)
 
 
 def _judged(pictures: Iterable[Shown[T]]) -> Iterator[Shown[T]]:
-    """Marks those in which damage shows: from one that the decoder had to conceal to the next intra picture, in the order of
-    decoding. Pictures wait a little, since one that is shown before the damaged one may be built on it."""
+    """Marks those in which damage shows: from where it begins to the next intra picture, in the order of decoding. Pictures wait a
+    little, since one that is shown before the damaged one may be built on it."""
     waiting: deque[Shown[T]] = deque()
     since: int | None = None
     for picture in pictures:
-        if picture.corrupt:
-            since = picture.order if since is None else min(since, picture.order)
+        if picture.damage is not None:
+            since = picture.damage if since is None else min(since, picture.damage)
             for shown in waiting:
-                shown.corrupt = shown.corrupt or shown.order > picture.order
-        elif since is not None and picture.intra and picture.order > since:
+                shown.corrupt = shown.corrupt or shown.order > picture.damage
+        if since is not None and picture.intra and not picture.corrupt and picture.order > since:
             since = None
         picture.corrupt = since is not None and picture.order >= since
         waiting.append(picture)
         if len(waiting) > REORDERED:
             yield waiting.popleft()
     yield from waiting
-
-
-class _Clock:
-    """Seconds since the first frame; frames that do not move forward in time are dropped (None)."""
-
-    def __init__(self, stream: VideoStream) -> None:
-        self.base = float(stream.time_base or 0)
-        self.step = 1 / float(stream.average_rate or stream.guessed_rate or 25)
-        self.start: float | None = None
-        self.last = -1.0
-
-    def seconds(self, picture: av.VideoFrame) -> float | None:
-        told = picture.pts is not None and self.base
-        now = picture.pts * self.base if told else max(0.0, self.last + self.step) + (self.start or 0.0)
-        if self.start is None:
-            self.start = now
-        now = round(now - self.start, 6)
-        if now <= self.last:
-            return None
-        self.last = now
-        return now
 
 
 def read_video(source: Source, max_frames: int | None = None, short_side: int | None = None) -> tuple[np.ndarray, float]:
@@ -251,12 +296,3 @@ def resample(frames: Iterable[Frame], fps: float) -> Iterator[Frame]:
     while held is not None and start + (tick + 0.1) / fps < held.seconds + step:
         yield held
         tick += 1
-
-
-def _missing(info: VideoInfo, count: int, last: float) -> str:
-    """One line when clearly fewer frames came than the container declares, else empty."""
-    if info.frames and count < 0.98 * info.frames - 1:
-        return f"{count} of {info.frames} frames decode"
-    if not info.frames and info.seconds and last < 0.95 * info.seconds - 1.0:
-        return f"{last:.2f} of {info.seconds:.2f} seconds decode"
-    return ""

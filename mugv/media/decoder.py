@@ -5,7 +5,7 @@ processes do not. And a file on which the decoder crashes, or hangs, costs that 
 
     this process                                     the decoder's
     ("read", path, wants, slots read)          ->
-                                               <-    ("frames", [(slot, layout, index, seconds, key, corrupt), ...], info)
+                                               <-    ("frames", [(slot, layout, index, seconds, key, ...), ...], info)
     ("more", slots read) for each group        ->
                                                <-    ("end", what `VideoReader` knows then, error)
     "stop" at any time; "end" follows          ->
@@ -143,8 +143,8 @@ class _Process:
         return message
 
     def next_frame(self) -> Frame:
-        slot, layout, index, seconds, key, corrupt = self.group.popleft()
-        return Frame(index, seconds, unpacked(self.slots.read(slot), layout, self.converters), None, key, corrupt)
+        slot, layout, index, seconds, *marks = self.group.popleft()
+        return Frame(index, seconds, unpacked(self.slots.read(slot), layout, self.converters), None, *marks)
 
     def leave(self) -> None:
         """Ready for another file; what is left of this one is passed over."""
@@ -225,7 +225,7 @@ class _Server:
         for shown in reader.read(lambda picture: self._keep(picture, wants)):
             assert shown.kept is not None
             slot, layout = shown.kept
-            group.append((slot, layout, shown.index, shown.seconds, shown.key, shown.corrupt))
+            group.append((slot, layout, shown.index, shown.seconds, shown.key, shown.corrupt, shown.piece))
             together = TOGETHER if reader.threads == 1 else TOGETHER_LARGE
             if len(group) < together:
                 continue

@@ -6,13 +6,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import av
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from mugv.media.formats import FORMATS
+
 Source = str | Path | IO[bytes]
+NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
+"""Cover art, thumbnails, parts of another stream."""
+DEFAULT_WORTH = 5_000_000
+"""Pixels that the mark `default` outweighs, as in ffmpeg's choice."""
+FASTEST = 1000
+"""Frames per second; a higher rate is one of timestamps, not of pictures."""
+RESTARTS = 0x200
+"""libav's flag of formats whose streams may be joined, timestamps beginning anew (TS, PS, Ogg)."""
+JUMP = 10.0
+"""Seconds between two packets of such a stream that are a jump, not a pause."""
 
 
 class UnreadableVideoError(ValueError):
@@ -32,9 +45,9 @@ class VideoInfo:
     height: int
     fps: float
     frames: int
-    """Frames that the container declares; 0 when it does not say."""
+    """Frames that the container declares, a hint: those that an edit list hides and empty ones count; 0 when it does not say."""
     seconds: float
-    """Duration that the container declares; 0 when it does not say."""
+    """Duration of the video that the container declares; 0 when it does not say."""
     rotation: int
     """Degrees, counterclockwise, that a viewer turns the stored picture: 0, 90, 180 or 270."""
     has_video: bool = True
@@ -42,26 +55,37 @@ class VideoInfo:
     """Size of the file; 0 when the container does not say."""
     bit_rate: int = 0
     """Bits a second that the container declares for the video, else of the whole file; 0 when unknown."""
+    length: Literal["own", "file", "estimated"] = "own"
+    """What `seconds` are: of the video, of the longest stream, or no statement of the file but what its packets give."""
 
 
 @contextmanager
 def open_container(source: Source) -> Iterator[InputContainer]:
-    """An open container. Raises UnreadableVideoError for a file that is not one."""
-    file = str(source) if isinstance(source, (str, Path)) else source
+    """An open container. Raises UnreadableVideoError for a file that is not one, or one that shows other files."""
+    file = f"file:{source}" if isinstance(source, (str, Path)) else source
+    limits = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
-        container = av.open(file)
+        container = av.open(file, container_options=limits, metadata_errors="replace")
     except (av.error.FFmpegError, ValueError) as error:
-        raise UnreadableVideoError(f"not a video file ({_reason(error)})") from None
+        raise UnreadableVideoError(f"not a video file ({reason(error)})") from None
     with container:
         yield container
 
 
 def video_stream(container: InputContainer) -> VideoStream:
-    """The first real video stream; cover art does not count. Raises NoVideoStreamError."""
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            return stream
-    raise NoVideoStreamError("no video stream")
+    """The stream that players take: the largest, where the mark `default` makes up for much. Raises NoVideoStreamError."""
+    films = [stream for stream in container.streams.video if not stream.disposition & NO_FILM]
+    if not films:
+        raise NoVideoStreamError("no video stream")
+    readable = [stream for stream in films if stream.codec_context is not None]
+    if not readable:
+        raise UnreadableVideoError("no frame can be decoded (unknown codec)")
+    return max(readable, key=_worth)
+
+
+def _worth(stream: VideoStream) -> int:
+    pixels = stream.codec_context.width * stream.codec_context.height
+    return pixels and pixels + DEFAULT_WORTH * bool(stream.disposition & Disposition.default)
 
 
 def probe(source: Source) -> VideoInfo:
@@ -74,27 +98,71 @@ def probe(source: Source) -> VideoInfo:
         try:
             frame = next(container.decode(stream), None)
         except av.error.FFmpegError as error:
-            raise UnreadableVideoError(f"no frame can be decoded ({_reason(error)})") from None
+            raise UnreadableVideoError(f"no frame can be decoded ({reason(error)})") from None
         if frame is None:
             raise UnreadableVideoError("no frame can be decoded (the stream is empty)")
-        return describe(container, stream, frame)
+        return describe(source, container, stream, frame)
 
 
-def describe(container: InputContainer, stream: VideoStream, frame: av.VideoFrame) -> VideoInfo:
+def describe(source: Source, container: InputContainer, stream: VideoStream, frame: av.VideoFrame) -> VideoInfo:
     """VideoInfo from an open stream and its first frame."""
     rotation = frame.rotation % 360 // 90 * 90
     width, height = display_size(stream, frame)
     if rotation in (90, 270):
         width, height = height, width
-    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
-    if stream.duration is not None and stream.time_base is not None:
-        seconds = float(stream.duration * stream.time_base)
-    else:
-        seconds = (container.duration or 0) / av.time_base
+    length, seconds = _length(container, stream)
     size = max(0, container.size)
     bits = stream.bit_rate or (round(8 * size / seconds) if seconds > 0 else 0)
+    if length == "estimated" and isinstance(source, (str, Path)):
+        seconds, bits = _measured(source, stream.index)
     name = stream.codec_context.name
-    return VideoInfo(name, width, height, float(rate or 0), stream.frames, seconds, rotation, bytes=size, bit_rate=bits)
+    return VideoInfo(name, width, height, frame_rate(stream), stream.frames, seconds, rotation, True, size, bits, length)
+
+
+def frame_rate(stream: VideoStream) -> float:
+    """Mean frames per second; 0 when nothing plausible is known. Of raw DV, libav's mean is its rate of timestamps."""
+    rates = stream.average_rate, stream.guessed_rate, stream.base_rate
+    return float(next((rate for rate in rates if rate and rate <= FASTEST), 0))
+
+
+def restarts(container: InputContainer) -> bool:
+    """Whether timestamps may jump: pieces of this format can be joined as they are."""
+    return bool(container.format.flags & RESTARTS)
+
+
+def _length(container: InputContainer, stream: VideoStream) -> tuple[Literal["own", "file", "estimated"], float]:
+    if restarts(container):
+        return "estimated", (container.duration or 0) / av.time_base
+    if stream.duration is not None and stream.time_base is not None:
+        return "own", float(stream.duration * stream.time_base)
+    if told := _clock_time(stream.metadata.get("DURATION", "")):
+        return "own", told
+    return "file", (container.duration or 0) / av.time_base
+
+
+def _clock_time(text: str) -> float:
+    """Seconds of Matroska's `00:01:02.500000000`; 0 for anything else."""
+    parts = text.split(":")
+    try:
+        hours, minutes, seconds = (float(part) for part in parts)
+    except ValueError:
+        return 0.0
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def _measured(source: Source, index: int) -> tuple[float, int]:
+    """Seconds of a stream without its jumps, and bits a second: its packets are read, not decoded."""
+    seconds, size, last = 0.0, 0, None
+    with open_container(source) as container:
+        stream = container.streams[index]
+        base = float(stream.time_base or 0)
+        for packet in container.demux(stream):
+            size += packet.size
+            if packet.dts is not None:
+                step = (packet.dts - last) * base if last is not None else 0.0
+                seconds += step if 0 < step <= JUMP else 0.0
+                last = packet.dts
+    return seconds, round(8 * size / seconds) if seconds > 0 else 0
 
 
 def display_size(stream: VideoStream, frame: av.VideoFrame) -> tuple[int, int]:
@@ -105,5 +173,6 @@ def display_size(stream: VideoStream, frame: av.VideoFrame) -> tuple[int, int]:
     return max(1, round(frame.width * ratio)), frame.height
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """One line of what libav says."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,6 +1,7 @@
 """Video files for tests, made with PyAV, and the curation stages run one after the other."""
 
 import json
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -48,10 +49,14 @@ def encode(
     times: list[int] | None = None,
     rotation: int = 0,
     fps: int = 12,
+    ticks: Sequence[int] | None = None,
+    options: dict[str, str] | None = None,
+    tags: dict[str, str] | None = None,
 ) -> Path:
-    """A file of uint8 [T, H, W, 3 or 4]; `times` in milliseconds makes the frame rate vary."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps)
+    """A file of uint8 [T, H, W, 3 or 4]; `times` in milliseconds makes the frame rate vary; `ticks`: each frame's place at `fps`."""
+    with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
+        container.metadata.update(tags or {})
+        stream = container.add_stream(codec, rate=fps, options=options or {})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pixels
         if rotation:
@@ -63,6 +68,8 @@ def encode(
             frame = frame.reformat(format=pixels)
             if times:
                 frame.pts, frame.time_base = times[k], Fraction(1, 1000)
+            if ticks:
+                frame.pts, frame.time_base = ticks[k], Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path

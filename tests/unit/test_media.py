@@ -185,7 +185,7 @@ def test_damage_ends_with_an_intra_picture_that_is_no_key_frame(tmp_path):
     path = encode(tmp_path / "a.mp4", np.repeat(scenes, 9, axis=0))
     pictures = list(VideoReader(path).read(lambda picture: None))
     assert [(p.index, p.key) for p in pictures if p.intra] == [(0, True), (9, False)]
-    pictures[4].corrupt = True
+    pictures[4].damage = pictures[4].order
     assert {p.index for p in _judged(pictures) if p.corrupt} <= set(range(9))
     assert pictures[4].corrupt
     assert not pictures[12].corrupt

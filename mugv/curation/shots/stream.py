@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from mugv.curation.shots import cuts, gradual
@@ -31,9 +32,20 @@ class Tagged:
 
 
 def tag_frames(frames: Iterable[Frame], fps: float, split: ShotSplit) -> Iterator[Tagged]:
-    """Every frame in order, a fixed number of frames late."""
+    """Every frame in order, a fixed number of frames late. A picture of another size, or another part of a joined file,
+    begins a shot: nothing is compared across."""
+    shot = 0
+    for _, run in groupby(frames, key=lambda frame: (frame.size, frame.piece)):
+        for tagged in _tag_run(run, fps, split, shot):
+            yield tagged
+            shot = tagged.shot
+        shot += 1
+
+
+def _tag_run(frames: Iterable[Frame], fps: float, split: ShotSplit, shot: int) -> Iterator[Tagged]:
+    """`shot`: the number of the first."""
     waiting: deque[Frame] = deque()
-    marks = _Marks(split, fps)
+    marks = _Marks(split, fps, shot)
     for frame in frames:
         marks.add(View(frame))
         waiting.append(frame)
@@ -62,14 +74,15 @@ def _spoil(waiting: Sequence[Frame], marks: _Marks) -> None:
 class _Marks:
     """Which frames start a shot and which belong to a transition; views are kept only as long as a span needs."""
 
-    def __init__(self, split: ShotSplit, fps: float) -> None:
+    def __init__(self, split: ShotSplit, fps: float, shot: int) -> None:
         self.split = split
         self.stride = max(1, round(fps / 30))
         self.soft = split.trim_frames + (round(fps / 16) if split.trim_frames else 0)
         self.views: dict[int, View] = {}
         self.cuts = cuts.Cuts(split, self.views.__getitem__)
         self.gradual = gradual.Gradual(split.gradual_threshold, fps / self.stride)
-        self.count = self.decided = self.tagged = self.shot = 0
+        self.count = self.decided = self.tagged = 0
+        self.shot = shot
         self.starts: dict[int, bool] = {}
         self.flat: dict[int, str] = {}
         self.marks: dict[int, bool] = {}

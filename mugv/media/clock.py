@@ -1,0 +1,53 @@
+"""When pictures are shown, by their timestamps, and whether a file ended before its time. Counts and lengths in headers are hints."""
+
+from __future__ import annotations
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from mugv.media.probe import VideoInfo, frame_rate, restarts
+
+BACK, FORWARD = 0.1, 10.0
+"""Seconds of a step back that is a jump, and of a step forward where streams may be joined (TS, PS, Ogg): as ffmpeg has them."""
+
+
+class Clock:
+    """Seconds since the first picture. A jump of the timestamps goes on at the next picture's time; pictures that do not move forward
+    in time are dropped (None)."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self.base = float(stream.time_base or 0)
+        self.step = 1 / (frame_rate(stream) or 25)
+        self.forward = FORWARD if restarts(container) else float("inf")
+        self.start: float | None = None
+        self.last, self.end = -1.0, 0.0
+        """When the last picture was shown, and until when."""
+        self.jumps = 0
+
+    def seconds(self, picture: av.VideoFrame) -> float | None:
+        base = float(picture.time_base or self.base)
+        told = picture.pts is not None and base
+        now = picture.pts * base if told else max(0.0, self.last + self.step) + (self.start or 0.0)
+        if self.start is None:
+            self.start = now
+        step = now - self.start - self.last
+        if self.last >= 0 and (step < -BACK or step > self.forward):
+            self.start += step - self.step
+            self.jumps += 1
+        now = round(now - self.start, 6)
+        if now <= self.last:
+            return None
+        self.last = now
+        self.end = now + (picture.duration * base if picture.duration and base else self.step)
+        return now
+
+    def missing(self, info: VideoInfo, count: int, reached: float) -> str:
+        """One line when clearly less was shown than the file declares, else empty. `count`: pictures; `reached`: seconds of the
+        longest other stream that were read."""
+        if not info.seconds or info.length == "estimated" or (info.frames and count >= 0.98 * info.frames - 1):
+            return ""
+        reached, least = (
+            (max(self.end, reached), 0.95 * info.seconds - 1.0) if info.length == "file" else (self.end, 0.98 * info.seconds - self.step)
+        )
+        return f"{self.end:.2f} of {info.seconds:.2f} seconds decode" if reached < least else ""
