@@ -7,14 +7,14 @@ from functools import lru_cache
 import numpy as np
 
 
-def clips_of_step(count: int, batch: int, step: int, seed: int, rank: int = 0, world: int = 1) -> list[int]:
+def clips_of_step(count: int, batch: int, step: int, seed: int, rank: int = 0, world: int = 1, purpose: int = 0) -> list[int]:
     """Indices of this rank's `batch / world` clips at `step`. Every epoch is a new permutation; no clip is skipped or repeated
-    within one, across ranks and steps."""
+    within one, across ranks and steps. Lists of one step have a `purpose` each."""
     local = batch // world
     first = step * batch + rank * local
-    return [int(_permutation(count, position // count, seed)[position % count]) for position in range(first, first + local)]
+    return [int(_permutation(count, position // count, seed, purpose)[position % count]) for position in range(first, first + local)]
 
 
 @lru_cache(maxsize=4)
-def _permutation(count: int, epoch: int, seed: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(count)
+def _permutation(count: int, epoch: int, seed: int, purpose: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch, purpose]).permutation(count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mugv.recipe.schema import Optimizer, Recipe, TrainStage
+    from mugv.recipe.schema import AlignRound, Optimizer, Recipe, TrainStage
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -24,10 +24,12 @@ def check_recipe(recipe: Recipe) -> None:
         raise ValueError(f"pretrain: stage names must differ, got {names}")
     for key, stage in stages:
         _check_stage(recipe, key, stage)
+        _check_warm_up(key, stage)
         _check_optimizer(recipe, key, stage.optimizer, bool(stage.lora))
         _check_micro_batches(recipe, key, stage.batch, any(getattr(stage, "image_fraction", ())))
     for i, round_ in enumerate(recipe.align.rounds if recipe.align else ()):
         _check_round(recipe, f"align.rounds.{i}", round_.batch)
+        _check_warm_up(f"align.rounds.{i}", round_)
         _check_micro_batches(recipe, f"align.rounds.{i}", round_.batch, images=False)
         _check_optimizer(recipe, f"align.rounds.{i}", round_.optimizer)
 
@@ -77,6 +79,14 @@ def _check_micro_batches(recipe: Recipe, key: str, clips: int, images: bool) -> 
         raise ValueError(
             f"{key}.batch {clips}: {local} clips a rank in micro-batches of {layout.micro_batch or local} (parallel.micro_batch) "
             f"must be a multiple of pipeline {layout.pipeline} micro-batches for virtual_pipeline {layout.virtual_pipeline}"
+        )
+
+
+def _check_warm_up(key: str, stage: TrainStage | AlignRound) -> None:
+    warmup = stage.optimizer.warmup_steps
+    if warmup >= stage.steps:
+        raise ValueError(
+            f"{key}.optimizer.warmup_steps {warmup} would end the stage below its learning rate: must be fewer than the {stage.steps} steps"
         )
 
 

@@ -23,6 +23,15 @@ class MuonSettings(Part):
     """Newton-Schulz steps that orthogonalise an update."""
 
 
+class Guard(Part):
+    """When a training step is refused before it touches the weights: its loss or its gradient is not finite, or it explodes."""
+
+    skips: NonNegative = 0
+    """Refused steps that a stage leaves out and logs; one more ends it. 0: the first ends it."""
+    explosion: Annotated[float, Field(gt=1)] = 1000.0
+    """A gradient norm of more than this times the largest of the last 100 steps' counts as an explosion; from the third step on."""
+
+
 class Optimizer(Part):
     """Adam with decoupled weight decay, and its learning rate."""
 
@@ -46,3 +55,4 @@ class Optimizer(Part):
     """Largest norm of the gradient over all parameters; 0: not clipped."""
     muon: MuonSettings | None = None
     """For layouts that keep whole matrices: parallel.tensor 1 and no distributed optimizer. Unset: Adam trains everything."""
+    guard: Guard = Guard()

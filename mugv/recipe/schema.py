@@ -17,6 +17,7 @@ from mugv.recipe.flow import FrameMask as FrameMask
 from mugv.recipe.flow import Sampler as Sampler
 from mugv.recipe.models import DiTModel, Fraction, Name, NonNegative, Positive, Rate, Seed, TextEncoder, VAEModel, Weight
 from mugv.recipe.models import ModelPart as Part
+from mugv.recipe.optimizer import Guard as Guard
 from mugv.recipe.optimizer import MuonSettings as MuonSettings
 from mugv.recipe.optimizer import Optimizer as Optimizer
 from mugv.recipe.resources import Pool as Pool

@@ -122,6 +122,8 @@ def final_metrics(folder: Path, last: int = 20) -> dict[str, float]:
 
     lines = MetricsLog(folder / "metrics.jsonl").read()
     tail = lines[-last:]
-    names = {n for line in tail for n in line} - {"step", "time", "learning_rate"}
+    names = {n for line in tail for n in line} - {"step", "time", "learning_rate", "skipped"}
+    skipped = sum("skipped" in line for line in lines)
     means = {f"final_{n}": sum(line[n] for line in tail if n in line) / sum(n in line for line in tail) for n in sorted(names)}
-    return {**means, "steps": len(lines), "train_seconds": sum(line["seconds"] for line in lines)}
+    counts = {"steps": len(lines), **({"skipped_steps": skipped} if skipped else {})}
+    return {**means, **counts, "train_seconds": sum(line["seconds"] for line in lines)}

@@ -7,10 +7,11 @@ whose `loss` runs where the velocity comes out. A rank holds one part of the net
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,8 @@ from mugv.dit.config import DiTConfig, make_config
 from mugv.dit.init import initialise
 from mugv.dit.model import MugDiT
 from mugv.dit.sharding import allocate, as_chunks, load_state, sharded_state
+from mugv.errors import UserError
+from mugv.guard import Guard
 from mugv.precision import here
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Optimizer, Parallel
@@ -45,9 +48,25 @@ class Objective(Protocol):
         """Call the network, whatever part of it this rank holds."""
         ...
 
-    def loss(self, velocity: Any, micro_batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """(loss, metrics) from the network's velocity."""
+    def loss(self, velocity: Any, micro_batch: Any) -> tuple[Tensor, dict[str, Any]]:
+        """(loss, metrics) from the network's velocity. A metric is [sum over clips, clips], for a mean over all clips of the step;
+        under CLIPS may stand the ClipLosses that a refused step is traced to."""
         ...
+
+
+CLIPS = "clips"
+
+
+class ClipLosses(NamedTuple):
+    """What is known of the clips of a micro-batch: names and losses [B]."""
+
+    names: tuple[str, ...]
+    losses: Tensor
+
+
+def total(each: Tensor) -> Tensor:
+    """A metric: [sum, number] of the values of some clips, outside of the graph."""
+    return torch.stack([each.detach().float().sum(), each.new_tensor(len(each), dtype=torch.float32)])
 
 
 def build_chunks(model: DiTModel, text_width: int, width_divisor: int, layout: Parallel, seed: int) -> list[MugDiT]:
@@ -100,7 +119,7 @@ class Engine:
     """A DiT with its optimizer; `step` does one update."""
 
     def __init__(self, model: MugDiT | Sequence[MugDiT], settings: Optimizer, layout: Parallel) -> None:
-        self.settings, self.layout = settings, layout
+        self.settings, self.layout, self.guard = settings, layout, Guard(settings.guard)
         self.chunks = as_chunks(model)
         self.config: DiTConfig = self.chunks[0].config
         wrapping = DistributedDataParallelConfig(
@@ -147,16 +166,22 @@ class Engine:
         )
 
     def step(self, micro_batches: Sequence[Any], objective: Objective, learning_rate: float) -> dict[str, float]:
-        """One optimizer update. Returns the objective's metrics, each averaged over the micro-batches that report it and over
-        data-parallel ranks, `loss` summed over micro-batches, and the gradient norm."""
+        """One optimizer update. Returns the objective's metrics, each a mean over all clips of the step that report it, `loss` summed over
+        micro-batches and averaged over data-parallel ranks, and the gradient norm. Raises RefusedStep before anything is changed."""
         for wrapped in self.wrapped:
             wrapped.train()
             wrapped.zero_grad_buffer()
         self.optimizer.zero_grad()
-        metrics = run_schedule(self.wrapped, micro_batches, objective, forward_only=False)
+        reports = run_schedule(self.wrapped, micro_batches, objective, forward_only=False)
+        metrics = _reduce(reports)
         self._set_rate(learning_rate)
-        _, gradient_norm, _ = self.optimizer.step()
-        return {**metrics, "gradient_norm": float(gradient_norm), "learning_rate": learning_rate}
+        overflow = self.optimizer.prepare_grads()
+        norm = float(self.optimizer.get_grad_norm())
+        reason = "the gradient overflows" if overflow else self.guard.reason(metrics["loss"], norm)
+        if reason:
+            raise self.guard.refused(reason, _suspects(reports))
+        self.optimizer.step()
+        return {**metrics, "gradient_norm": norm, "learning_rate": learning_rate}
 
     def _set_rate(self, learning_rate: float) -> None:
         """Muon's rate keeps its proportion to Adam's, of which `learning_rate` is the present one."""
@@ -172,11 +197,13 @@ class Engine:
 
     def sharded_state(self, is_loading: bool) -> dict[str, Any]:
         model = sharded_state(self.chunks)
-        return {"model": model, "optimizer": self.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=SHARDING)}
+        optimizer = self.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=SHARDING)
+        return {"model": model, "optimizer": optimizer, "guard": self.guard.state()}
 
     def save(self, folder: Path, asynchronous: bool = False) -> list[Save]:
         """Write the checkpoint's `state`, or return what will write it while training goes on."""
         self.sync_parameters()
+        self._check_finite()
         return save_sharded(self.sharded_state(is_loading=False), folder / "state", asynchronous)
 
     def load(self, folder: Path) -> None:
@@ -184,24 +211,33 @@ class Engine:
         state = load_sharded(self.sharded_state(is_loading=True), folder / "state")
         load_state(self.chunks, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if "guard" in state:  # checkpoints of earlier versions have none
+            self.guard.load(state["guard"])
+
+    def _check_finite(self) -> None:
+        """A last update may overflow, which only the next step's loss would show: such weights must not replace a good checkpoint."""
+        finite = torch.stack([p.detach().isfinite().all() for p in all_parameters(self.chunks)]).all()
+        if any(_from_all_ranks(not bool(finite))):
+            raise UserError("training diverged: the weights are not finite after the last step; lower the learning rate")
 
 
-def run_schedule(models: Sequence[Any], micro_batches: Sequence[Any], objective: Objective, forward_only: bool) -> dict[str, float]:
-    """Forward (and backward) of all micro-batches through this rank's parts by megatron's pipeline schedule; the metrics."""
+def run_schedule(models: Sequence[Any], micro_batches: Sequence[Any], objective: Objective, forward_only: bool) -> list[dict[str, Any]]:
+    """Forward (and backward) of all micro-batches through this rank's parts by megatron's pipeline schedule; what the objective reports
+    of each, `loss` among it, on the ranks where the velocity comes out."""
     count = len(micro_batches)
 
-    def forward_step(iterator: Iterator[Any], model: Any) -> tuple[Any, Callable[[Any], tuple[Tensor, dict[str, Tensor]]]]:
+    def forward_step(iterator: Iterator[Any], model: Any) -> tuple[Any, Callable[[Any], tuple[Tensor, dict[str, Any]]]]:
         batch = next(iterator)
 
-        def loss(velocity: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        def loss(velocity: Any) -> tuple[Tensor, dict[str, Any]]:
             value, metrics = objective.loss(velocity, batch)
             # The schedule scales the returned loss in place (facts/megatron.md 2.3 item 1), so what is reported is a copy.
-            return value * count, {"loss": value.detach().clone() * count, **metrics}
+            return value * count, {"loss": total(value[None] * count), **metrics}
 
         return objective.forward(model, batch), loss
 
     iterators = [iter(micro_batches) for _ in models]
-    reports = get_forward_backward_func()(
+    reports: list[dict[str, Any]] = get_forward_backward_func()(
         forward_step_func=forward_step,
         data_iterator=iterators if len(models) > 1 else iterators[0],
         model=list(models) if len(models) > 1 else models[0],
@@ -210,19 +246,31 @@ def run_schedule(models: Sequence[Any], micro_batches: Sequence[Any], objective:
         micro_batch_size=1,
         forward_only=forward_only,
     )
-    return _reduce(reports)
+    return reports
 
 
-def _reduce(reports: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Means over micro-batches, then over data-parallel ranks; the last pipeline rank tells the others."""
-    names = sorted({name for report in reports for name in report})
-    means = [torch.stack([r[n].float() for r in reports if n in r]).mean() for n in names]
-    if means and parallel_state.get_data_parallel_world_size() > 1:
-        totals = torch.stack(means)
-        dist.all_reduce(totals, group=parallel_state.get_data_parallel_group())
-        means = list(totals / parallel_state.get_data_parallel_world_size())
-    metrics = [{name: float(value) for name, value in zip(names, means, strict=True)}]
+def _reduce(reports: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over the clips of all micro-batches and data-parallel ranks; the last pipeline rank tells the others."""
+    names = sorted({name for report in reports for name in report} - {CLIPS})
+    sums = torch.stack([torch.stack([r[n] for r in reports if n in r]).sum(0) for n in names]) if names else torch.empty(0, 2)
+    if names and parallel_state.get_data_parallel_world_size() > 1:
+        dist.all_reduce(sums, group=parallel_state.get_data_parallel_group())
+    metrics = [{name: float(value / count) for name, (value, count) in zip(names, sums, strict=True)}]
     if parallel_state.get_pipeline_model_parallel_world_size() > 1:
         last = parallel_state.get_pipeline_model_parallel_last_rank()
         dist.broadcast_object_list(metrics, src=last, group=parallel_state.get_pipeline_model_parallel_group())
     return metrics[0]
+
+
+def _suspects(reports: list[dict[str, Any]]) -> list[str]:
+    """Clips of all ranks whose loss is not finite; all clips of the step when each has a finite one. Every rank calls it."""
+    clips = {name: float(loss) for r in reports if CLIPS in r for name, loss in zip(*r[CLIPS], strict=True)}
+    everywhere = {name: loss for found in _from_all_ranks(clips) for name, loss in found.items()}
+    return sorted(name for name, loss in everywhere.items() if not math.isfinite(loss)) or sorted(everywhere)
+
+
+def _from_all_ranks(value: Any) -> list[Any]:
+    found: list[Any] = [value] * dist.get_world_size()
+    if len(found) > 1:
+        dist.all_gather_object(found, value)
+    return found

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mugv.dataset.latentset import LatentRow, LatentSet
 from mugv.dataset.sampler import clips_of_step
+from mugv.errors import UserError
 from mugv.flow.masks import sample_noised
 from mugv.flow.path import sample_timesteps, shift_ratio
 from mugv.recipe.schema import Flow, FrameMask
@@ -37,9 +38,11 @@ def stage_ratio(flow: Flow, size: tuple[int, int], latent_frames: int) -> float:
 
 
 class FlowData:
-    """Draws the batches of one training stage from a LatentSet."""
+    """Draws the batches of one training stage from a LatentSet. Raises UserError where there is no clip to draw."""
 
     def __init__(self, latents: LatentSet, rows: list[LatentRow], size: tuple[int, int], frames: int, flow: Flow, mask: FrameMask) -> None:
+        if not rows:
+            raise UserError(f"latent set {latents.folder}: no clip to train on; it holds {len(latents.rows)} clips, none in the split `train`")
         self.latents, self.rows, self.size, self.flow = latents, rows, size, flow
         self.latent_frames = 1 + frames // 8
         self.mask = mask.model_dump()
@@ -47,7 +50,7 @@ class FlowData:
     def batch(self, step: int, batch: int, seed: int, rank: int = 0, world: int = 1, images: bool = False) -> FlowBatch:
         """This rank's share of `batch` clips at `step`; `images`: their first latent frame alone."""
         purpose = 1 if images else 0
-        rows = [self.rows[i] for i in clips_of_step(len(self.rows), batch, step, seed + purpose, rank, world)]
+        rows = [self.rows[i] for i in clips_of_step(len(self.rows), batch, step, seed, rank, world, purpose)]
         generator = generator_for(seed, step, rank, purpose)
         frames = 1 if images else self.latent_frames
         latent = self.latents.latents(rows, self.size, frames)
@@ -57,7 +60,8 @@ class FlowData:
         timestep = sample_timesteps(len(rows) * world, stage_ratio(self.flow, self.size, frames), shared, self.flow.timestep)[rank::world]
         noise = torch.randn(latent.shape, generator=generator)
         text, text_mask = self.latents.text(self._dropped(rows, noised, generator))
-        return FlowBatch(latent, noise, timestep, noised, text, text_mask, torch.tensor([r.fps for r in rows]))
+        fps, names = torch.tensor([r.fps for r in rows]), tuple(r.clip_id for r in rows)
+        return FlowBatch(latent, noise, timestep, noised, text, text_mask, fps, names)
 
     def _dropped(self, rows: list[LatentRow], noised: Tensor, generator: torch.Generator) -> list[LatentRow | None]:
         """Whole captions replaced by the null text, at the rate of the clip's task."""

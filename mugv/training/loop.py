@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from mugv.durable import sync
 from mugv.errors import UserError
+from mugv.guard import RefusedStep
 from mugv.training.checkpoint_files import barrier, damage, rank, seal
 from mugv.training.metrics_log import MetricsLog
 
@@ -66,7 +67,7 @@ def fit(
         log.rewind(start)
     for step in range(start, steps):
         began = time.perf_counter()
-        metrics = task.train_step(step)
+        metrics = _train_step(task, step)
         if rank() == 0:
             log.write(step, **metrics, seconds=round(time.perf_counter() - began, 5))
             if progress:
@@ -119,6 +120,20 @@ class CheckpointWriter:
             sync(self.folder)
             _prune(self.folder, step, self.milestones)
         barrier()
+
+
+def _train_step(task: Task, step: int) -> dict[str, float]:
+    """The step's metrics. A refused step is left out while the stage may, which is `skipped` in the metrics; else it ends the stage."""
+    try:
+        return task.train_step(step)
+    except RefusedStep as refused:
+        if not refused.may_skip:
+            raise UserError(
+                f"step {step + 1} would destroy the weights: {refused}; the checkpoint before it is kept. "
+                "Lower the learning rate or look at these clips; guard.skips lets a stage leave out a few steps"
+            ) from None
+        logger.warning("step %d skipped: %s", step + 1, refused)
+        return {"skipped": 1.0}
 
 
 def _resume(task: Task, folder: Path, steps: int) -> int:

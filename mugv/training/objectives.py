@@ -6,7 +6,7 @@ Legend: B clips, C latent channels, T latent frames, H W latent rows and columns
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ Clips = Tensor | tuple[Tensor, ...]
 @dataclass(frozen=True)
 class FlowBatch:
     """Clean latents [B, C, T, H, W] and everything drawn for them. noise like latent; timestep, fps [B]; noised bool [B, T]; text
-    [B, L, width]. Packed: latent, noise and noised are tuples of one clip each."""
+    [B, L, width]. names [B], where known. Packed: latent, noise and noised are tuples of one clip each."""
 
     latent: Clips
     noise: Clips
@@ -32,17 +32,22 @@ class FlowBatch:
     text: Tensor
     text_mask: Tensor
     fps: Tensor
+    names: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> FlowBatch:
-        moved: dict[str, Any] = {f.name: _each(getattr(self, f.name), lambda x: x.to(device)) for f in fields(self)}
-        return FlowBatch(**moved)
+        return replace(self, **{name: _each(value, lambda x: x.to(device)) for name, value in self._tensors().items()})
 
     def __len__(self) -> int:
         return len(self.timestep)
 
     def select(self, clips: slice | Tensor) -> FlowBatch:
         """Some of the clips; by index only when batched."""
-        return FlowBatch(**{f.name: getattr(self, f.name)[clips] for f in fields(self)})
+        chosen = torch.arange(len(self))[clips].tolist()
+        names = tuple(self.names[i] for i in chosen) if self.names else ()
+        return FlowBatch(**{name: value[clips] for name, value in self._tensors().items()}, names=names)
+
+    def _tensors(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "names"}
 
     @property
     def is_image(self) -> Tensor:
@@ -64,6 +69,7 @@ def pack(batches: Sequence[FlowBatch]) -> FlowBatch:
         text=torch.cat([F.pad(b.text, (0, 0, 0, n)) for b, n in zip(batches, padded, strict=True)]),
         text_mask=torch.cat([F.pad(b.text_mask, (0, n)) for b, n in zip(batches, padded, strict=True)]),
         fps=torch.cat([b.fps for b in batches]),
+        names=tuple(name for b in batches for name in b.names),
     )
 
 
@@ -99,14 +105,14 @@ def dpo_loss(winner: Tensor, loser: Tensor, beta: float) -> Tensor:
     return -F.logsigmoid(-(beta / 2) * (winner - loser)).mean()
 
 
-def kto_loss(delta: Tensor, passed: Tensor, beta: float) -> Tensor:
-    """KTO with reward r = -beta delta against the batch's mean reward; passes and failures weigh the same in sum.
+def kto_loss(delta: Tensor, passed: Tensor, beta: float, reference: Tensor | None = None) -> Tensor:
+    """KTO with reward r = -beta delta against a reference point; passes and failures weigh the same in sum.
 
-    delta [B], passed bool [B].
+    delta [B], passed bool [B]. reference: the mean reward of the whole batch, of which these may be a part; unset: of these clips.
     """
     reward = -beta * delta
-    reference = reward.mean().detach().clamp(min=0)
-    value = torch.where(passed, 1 - torch.sigmoid(reward - reference), 1 - torch.sigmoid(reference - reward))
+    point = (reward.mean() if reference is None else reference).detach().clamp(min=0)
+    value = torch.where(passed, 1 - torch.sigmoid(reward - point), 1 - torch.sigmoid(point - reward))
     n_pass, n_fail = passed.sum().clamp(min=1), (~passed).sum().clamp(min=1)
     weight = torch.where(passed, 0.5 / n_pass, 0.5 / n_fail)
     return (weight * value).sum()

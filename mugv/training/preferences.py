@@ -43,11 +43,12 @@ class PreferenceData:
             good, bad = [w for w, _ in pairs], [loser for _, loser in pairs]
         else:
             good = [self.labels.passed[i] for i in clips_of_step(len(self.labels.passed), half, step, seed, rank, world)]
-            bad = [self.labels.failed[i] for i in clips_of_step(len(self.labels.failed), half, step, seed + 1, rank, world)]
+            bad = [self.labels.failed[i] for i in clips_of_step(len(self.labels.failed), half, step, seed, rank, world, 1)]
         n = len(good)
         latent = torch.stack([self.latents[name] for name in good + bad])
         timestep = sample_timesteps(n, self.ratio, generator).repeat(2)
         noise = torch.randn(latent[:n].shape, generator=generator).repeat(2, 1, 1, 1, 1)
         text, mask = pad_text([self.texts[name] for name in good + bad])
         noised = torch.ones(2 * n, latent.shape[2], dtype=torch.bool)
-        return FlowBatch(latent, noise, timestep, noised, text, mask, torch.full((2 * n,), self.fps)), torch.arange(2 * n) < n
+        fps = torch.full((2 * n,), self.fps)
+        return FlowBatch(latent, noise, timestep, noised, text, mask, fps, tuple(good + bad)), torch.arange(2 * n) < n

@@ -51,3 +51,10 @@ def data_rank() -> tuple[int, int]:
     from megatron.core import parallel_state
 
     return parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+
+
+def data_group() -> dist.ProcessGroup:
+    """The data-parallel group."""
+    from megatron.core import parallel_state
+
+    return parallel_state.get_data_parallel_group()

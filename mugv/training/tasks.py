@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from mugv.dit.model import MugDiT
 from mugv.dit.sharding import as_chunks, sharded_state
 from mugv.recipe.schema import AlignRound, Parallel, PretrainStage, TrainStage
 from mugv.training import process_groups
-from mugv.training.engine import Engine, all_parameters, frozen_copy, run_schedule
+from mugv.training.engine import CLIPS, ClipLosses, Engine, all_parameters, frozen_copy, run_schedule, total
 from mugv.training.flops import Clip, step_flops, utilisation
 from mugv.training.flow_data import FlowData
 from mugv.training.model_io import Save, load_model_weights, save_sharded
@@ -86,11 +87,12 @@ class FlowTask:
     def forward(self, model: MugDiT, micro_batch: Weighted) -> Any:
         return predict(model, micro_batch[0])
 
-    def loss(self, velocity: Any, micro_batch: Weighted) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, velocity: Any, micro_batch: Weighted) -> tuple[Tensor, dict[str, Any]]:
         batch, weights = micro_batch
         each, is_image = losses(velocity, batch), batch.is_image
         kinds = {"flow_loss": each[~is_image], "image_flow_loss": each[is_image]}
-        return (each * weights).sum(), {name: part.detach().mean() for name, part in kinds.items() if len(part)}
+        metrics = {name: total(part) for name, part in kinds.items() if len(part)}
+        return (each * weights).sum(), {**metrics, CLIPS: ClipLosses(batch.names, each.detach())}
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
@@ -161,36 +163,54 @@ class PreferenceTask:
         real = self.real.batch(step, self.round.batch, self.seed, self.rank, self.world)
         batch, real = batch.to(self.engine.device), real.to(self.engine.device)
         parts = self._pairs(batch, passed)
-        reference = _ReferenceLosses(len(parts))
-        with torch.no_grad():
-            run_schedule(self.reference, list(enumerate(parts)), reference, forward_only=True)
-        own = [_Compared(part, mine, reference.found[i], len(part) / len(batch)) for i, (part, mine) in enumerate(parts)]
+        reference = _losses_of(self.reference, parts)
+        point = self._reference_point(parts, reference) if self.round.method == "kto" else None
+        own = [
+            _Compared(part, mine, found, point, len(part) / len(batch)) for (part, mine), found in zip(parts, reference, strict=True)
+        ]
         size = self.micro_batch or len(real)
         kept = [real.select(slice(i, i + size)) for i in range(0, len(real), size)]
-        return self.engine.step([*own, *(_Compared(part, None, [], len(part) / len(real)) for part in kept)], self, rate)
+        return self.engine.step([*own, *(_Compared(part, None, None, None, len(part) / len(real)) for part in kept)], self, rate)
 
     def _pairs(self, batch: FlowBatch, passed: Tensor) -> list[tuple[FlowBatch, Tensor]]:
-        """Micro-batches that hold as many good clips as bad ones; KTO's reference point is then that of a micro-batch."""
+        """Micro-batches that hold as many good clips as bad ones."""
         half = len(batch) // 2
         size = max(1, self.micro_batch // 2) if self.micro_batch else half
         chosen = [torch.cat([torch.arange(i, min(i + size, half)) + offset for offset in (0, half)]) for i in range(0, half, size)]
         return [(batch.select(clips), passed[clips]) for clips in chosen]
 
+    def _reference_point(self, parts: list[tuple[FlowBatch, Tensor]], reference: list[Tensor | None]) -> Tensor | None:
+        """KTO's: the mean reward of all clips of the step, over micro-batches and data-parallel ranks, where velocities come out."""
+        if len(parts) == 1 and self.world == 1:
+            return None  # the loss sees them all
+        self.engine.sync_parameters()
+        own = _losses_of(self.engine.chunks, parts)
+        deltas = [mine - theirs for mine, theirs in zip(own, reference, strict=True) if mine is not None and theirs is not None]
+        if not deltas:
+            return None
+        sums = total(torch.cat(deltas))
+        if self.world > 1:
+            dist.all_reduce(sums, group=process_groups.data_group())
+        return -self.round.beta * sums[0] / sums[1]
+
     def forward(self, model: MugDiT, micro_batch: _Compared) -> Any:
         return predict(model, micro_batch.clips)
 
-    def loss(self, velocity: Any, micro_batch: _Compared) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, velocity: Any, micro_batch: _Compared) -> tuple[Tensor, dict[str, Any]]:
         each, passed = losses(velocity, micro_batch.clips), micro_batch.passed
-        if passed is None:
-            return each.mean() * self.round.sft_weight * micro_batch.weight, {"flow_loss": each.detach().mean()}
-        delta = each - micro_batch.reference[0]
+        clips = {CLIPS: ClipLosses(micro_batch.clips.names, each.detach())}
+        if passed is None or micro_batch.reference is None:
+            return each.mean() * self.round.sft_weight * micro_batch.weight, {"flow_loss": total(each), **clips}
+        delta = each - micro_batch.reference
         if self.round.method == "kto":
-            loss = kto_loss(delta, passed, self.round.beta)
+            loss = kto_loss(delta, passed, self.round.beta, micro_batch.point)
         else:
             loss = dpo_loss(delta[passed], delta[~passed], self.round.beta)
-        margin = delta[~passed].mean() - delta[passed].mean()
-        metrics = {f"{self.round.method}_loss": loss.detach(), "reward_margin": self.round.beta * margin.detach()}
-        return loss * micro_batch.weight, metrics
+        margin = self.round.beta * (delta[~passed].mean() - delta[passed].mean())
+        pairs = {f"{self.round.method}_loss": loss, "reward_margin": margin}
+        # Means over pairs, of which a micro-batch holds as many as passes.
+        metrics = {name: total(value.expand(int(passed.sum()))) for name, value in pairs.items()}
+        return loss * micro_batch.weight, {**metrics, **clips}
 
     def save(self, folder: Path, asynchronous: bool = False) -> list[Save]:
         return self.engine.save(folder, asynchronous)
@@ -205,22 +225,31 @@ class _Compared:
 
     clips: FlowBatch
     passed: Tensor | None
-    reference: list[Tensor]
-    """The frozen network's loss of each clip, on the ranks where the velocity comes out; elsewhere empty."""
+    reference: Tensor | None
+    """The frozen network's loss of each clip, on the ranks where the velocity comes out; elsewhere unset."""
+    point: Tensor | None
+    """KTO's reference point of the whole batch; unset where this micro-batch is the whole batch."""
     weight: float
 
 
-class _ReferenceLosses:
-    """Objective of the frozen network: keeps each clip's loss, on the ranks where the velocity comes out."""
+@torch.no_grad()
+def _losses_of(chunks: Sequence[MugDiT], parts: list[tuple[FlowBatch, Tensor]]) -> list[Tensor | None]:
+    """Loss of each clip of each micro-batch, on the ranks where the velocity comes out; elsewhere None."""
+    objective = _Losses(len(parts))
+    run_schedule(chunks, list(enumerate(parts)), objective, forward_only=True)
+    return objective.found
+
+
+class _Losses:
+    """Objective that keeps each clip's loss."""
 
     def __init__(self, parts: int) -> None:
-        self.found: list[list[Tensor]] = [[] for _ in range(parts)]
+        self.found: list[Tensor | None] = [None] * parts
 
     def forward(self, model: MugDiT, micro_batch: tuple[int, tuple[FlowBatch, Tensor]]) -> Any:
         return predict(model, micro_batch[1][0])
 
-    def loss(self, velocity: Any, micro_batch: tuple[int, tuple[FlowBatch, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, velocity: Any, micro_batch: tuple[int, tuple[FlowBatch, Tensor]]) -> tuple[Tensor, dict[str, Any]]:
         index, (clips, _) = micro_batch
-        found = losses(velocity, clips)
-        self.found[index].append(found)
-        return found.mean(), {}
+        self.found[index] = losses(velocity, clips)
+        return velocity.new_zeros(()), {}
