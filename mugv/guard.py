@@ -19,7 +19,7 @@ NAMED = 8
 """Clips that a message names, at most."""
 
 
-class RefusedStep(Exception):
+class RefusedStepError(Exception):
     """A step that was not taken. `fit` skips it while the stage may, and ends the stage otherwise."""
 
     def __init__(self, reason: str, clips: Sequence[str], may_skip: bool) -> None:
@@ -48,10 +48,10 @@ class Guard:
         self.norms.append(norm)
         return None
 
-    def refused(self, reason: str, clips: Sequence[str]) -> RefusedStep:
+    def refused(self, reason: str, clips: Sequence[str]) -> RefusedStepError:
         """The exception to raise; counts the step."""
         self.skipped += 1
-        return RefusedStep(reason, clips, self.skipped <= self.settings.skips)
+        return RefusedStepError(reason, clips, self.skipped <= self.settings.skips)
 
     def state(self) -> dict[str, Any]:
         return {"norms": list(self.norms), "skipped": self.skipped}

@@ -167,7 +167,7 @@ class Engine:
 
     def step(self, micro_batches: Sequence[Any], objective: Objective, learning_rate: float) -> dict[str, float]:
         """One optimizer update. Returns the objective's metrics, each a mean over all clips of the step that report it, `loss` summed over
-        micro-batches and averaged over data-parallel ranks, and the gradient norm. Raises RefusedStep before anything is changed."""
+        micro-batches and averaged over data-parallel ranks, and the gradient norm. Raises RefusedStepError before anything is changed."""
         for wrapped in self.wrapped:
             wrapped.train()
             wrapped.zero_grad_buffer()

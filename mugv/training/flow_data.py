@@ -42,7 +42,9 @@ class FlowData:
 
     def __init__(self, latents: LatentSet, rows: list[LatentRow], size: tuple[int, int], frames: int, flow: Flow, mask: FrameMask) -> None:
         if not rows:
-            raise UserError(f"latent set {latents.folder}: no clip to train on; it holds {len(latents.rows)} clips, none in the split `train`")
+            raise UserError(
+                f"latent set {latents.folder}: no clip to train on; of its {len(latents.rows)} clips none is in the split `train`"
+            )
         self.latents, self.rows, self.size, self.flow = latents, rows, size, flow
         self.latent_frames = 1 + frames // 8
         self.mask = mask.model_dump()

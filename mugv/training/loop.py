@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from mugv.durable import sync
 from mugv.errors import UserError
-from mugv.guard import RefusedStep
+from mugv.guard import RefusedStepError
 from mugv.training.checkpoint_files import barrier, damage, rank, seal
 from mugv.training.metrics_log import MetricsLog
 
@@ -126,7 +126,7 @@ def _train_step(task: Task, step: int) -> dict[str, float]:
     """The step's metrics. A refused step is left out while the stage may, which is `skipped` in the metrics; else it ends the stage."""
     try:
         return task.train_step(step)
-    except RefusedStep as refused:
+    except RefusedStepError as refused:
         if not refused.may_skip:
             raise UserError(
                 f"step {step + 1} would destroy the weights: {refused}; the checkpoint before it is kept. "

@@ -165,9 +165,7 @@ class PreferenceTask:
         parts = self._pairs(batch, passed)
         reference = _losses_of(self.reference, parts)
         point = self._reference_point(parts, reference) if self.round.method == "kto" else None
-        own = [
-            _Compared(part, mine, found, point, len(part) / len(batch)) for (part, mine), found in zip(parts, reference, strict=True)
-        ]
+        own = [_Compared(part, mine, found, point, len(part) / len(batch)) for (part, mine), found in zip(parts, reference, strict=True)]
         size = self.micro_batch or len(real)
         kept = [real.select(slice(i, i + size)) for i in range(0, len(real), size)]
         return self.engine.step([*own, *(_Compared(part, None, None, None, len(part) / len(real)) for part in kept)], self, rate)

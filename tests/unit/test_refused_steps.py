@@ -8,7 +8,7 @@ from recipes import small_recipe
 from training_tools import flow_task, latent_set, preference_task, pretrain_stage, write_candidates
 
 from mugv.errors import UserError
-from mugv.guard import HISTORY, Guard, RefusedStep
+from mugv.guard import HISTORY, Guard, RefusedStepError
 from mugv.recipe.optimizer import Guard as Settings
 from mugv.recipe.schema import MuonSettings, Optimizer, Parallel
 from mugv.training.engine import all_parameters
@@ -133,11 +133,11 @@ def test_a_resumed_guard_decides_as_the_first_one():
 
 
 def test_a_long_list_of_clips_is_cut():
-    assert str(RefusedStep("why", [f"c{i}" for i in range(9)], False)).endswith("c7, ...")
+    assert str(RefusedStepError("why", [f"c{i}" for i in range(9)], False)).endswith("c7, ...")
 
 
 def test_no_training_clip_is_said_in_a_sentence(tmp_path):
-    with pytest.raises(UserError, match="no clip to train on; it holds 12 clips, none in the split `train`"):
+    with pytest.raises(UserError, match="no clip to train on; of its 12 clips none is in the split `train`"):
         flow_task(latent_set(tmp_path, train=0), pretrain_stage())
 
 

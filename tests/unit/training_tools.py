@@ -59,7 +59,9 @@ def write_candidates(folder: Path, count: int = 16, spoilt: float | None = None)
     return folder
 
 
-def preference_task(latents: LatentSet, candidates: Path, layout: Parallel = Parallel(), model: DiTModel = TINY, **changes) -> PreferenceTask:
+def preference_task(
+    latents: LatentSet, candidates: Path, layout: Parallel = Parallel(), model: DiTModel = TINY, **changes
+) -> PreferenceTask:
     values = {"method": "kto", "steps": 10, "batch": 8, "beta": 200, "sft_weight": 0, "optimizer": Optimizer(learning_rate=1e-3)}
     real = FlowData(latents, latents.clips("train"), (32, 32), 17, Flow(), FrameMask())
     round_ = AlignRound(**{**values, **changes})
