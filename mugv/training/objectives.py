@@ -35,7 +35,8 @@ class FlowBatch:
     names: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> FlowBatch:
-        return replace(self, **{name: _each(value, lambda x: x.to(device)) for name, value in self._tensors().items()})
+        moved: dict[str, Any] = {name: _each(value, lambda x: x.to(device)) for name, value in self._tensors().items()}
+        return replace(self, **moved)
 
     def __len__(self) -> int:
         return len(self.timestep)
