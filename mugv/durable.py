@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str, lasting: bool = True) -> None:
     """Replace `path` by `text` (UTF-8) in one step: a reader, and a machine that lost its power, finds the old or the new text whole.
 
+    `lasting` False: without a wait for the disk, for what a power cut may take, such as how far a stage is.
     Raises OSError as open and rename do; `path` is then as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -17,11 +19,13 @@ def replace_text(path: Path, text: str) -> None:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync(path.parent)
+    if lasting:
+        sync(path.parent)
 
 
 def sync_tree(folder: Path) -> None:
@@ -32,9 +36,12 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring one file or the entries of one folder to the disk."""
+    """Bring one file or the entries of one folder to the disk; a file system that cannot sync folders is left to itself."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)

@@ -1,12 +1,12 @@
 """What a run leaves behind for people and for the tracker: `runs/<run>/run.json` and one `stages/<node>.json` a stage.
 
-Every process of a run writes here with whole-file replaces, so a reader never sees half a record. Standard library only.
+Every process of a run writes here with whole-file replaces, so a reader never sees half a record. What a power cut or another program
+made of a record is never a traceback: a damaged one is named by those who show runs and left out by all others. Standard library only.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mugv.durable import replace_text
 from mugv.errors import UserError
 
 FINISHED = frozenset({"ran", "resumed", "hit", "not needed"})
@@ -28,24 +29,57 @@ def new_run_id() -> str:
     return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(2)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace `path` in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+class DamagedRecordError(UserError):
+    """A record is not what a run writes; the message is one line that names the file."""
+
+
+_NUMBERS = ("started", "ended", "stage_seconds")
+_TEXTS = ("run", "name", "status", "recipe_digest", "data_digest", "store", "tracking", "error", "node", "stage", "key", "work")
+_MAPPINGS: dict[str, type | tuple[type, ...]] = {
+    "git": object,
+    "keys": str,
+    "kfp": (int, float),
+    "timing": (int, float),
+    "metrics": (int, float),
+    "output": str,
+    "inputs": dict,
+    "params": object,
+}
+"""Fields that are mappings, and what their values are."""
+
+
+def write_json(path: Path, value: Any, lasting: bool = True) -> None:
+    """Replace `path` in one step, on the disk unless `lasting` is False."""
+    replace_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n", lasting)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The record in `path`; an absent file is an empty record."""
+    """The record in `path`; an absent file is an empty record. Raises DamagedRecordError."""
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
+        record = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    return record
+    except (OSError, ValueError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not JSON"
+        raise DamagedRecordError(f"{path}: damaged record ({why})") from None
+    wrong = _wrong(record)
+    if wrong:
+        raise DamagedRecordError(f"{path}: damaged record ({wrong})")
+    return dict(record)
+
+
+def _wrong(record: Any) -> str:
+    """What is wrong with the types of a record's fields; "" when all is right."""
+    if not isinstance(record, dict):
+        return "not a mapping"
+    for name, value in record.items():
+        if name in _NUMBERS and not (type(value) in (int, float) and 0 <= value < 1e11):
+            return f"{name} is no time"
+        if name in _TEXTS and not isinstance(value, str):
+            return f"{name} is no text"
+        if name in _MAPPINGS and not (isinstance(value, dict) and all(isinstance(v, _MAPPINGS[name]) for v in value.values())):
+            return f"{name} is no mapping of the right kind"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -66,37 +100,67 @@ class RunRecord:
         return read_json(self.folder / "run.json")
 
     def update(self, **fields: Any) -> None:
-        write_json(self.folder / "run.json", {**self.read(), **fields})
+        write_json(self.folder / "run.json", {**_or_nothing(self.folder / "run.json"), **fields})
 
     def stage(self, node: str) -> dict[str, Any]:
         return read_json(self._stage_file(node))
 
     def update_stage(self, node: str, **fields: Any) -> None:
-        write_json(self._stage_file(node), {**self.stage(node), "node": node, **fields})
+        write_json(self._stage_file(node), {**_or_nothing(self._stage_file(node)), "node": node, **fields})
 
     def stages(self) -> list[dict[str, Any]]:
-        """Records of the stages seen so far, by start time."""
-        found = [read_json(p) for p in sorted((self.folder / "stages").glob("*.json"))]
-        return sorted(found, key=lambda r: (r.get("started", 0.0), r["node"]))
+        """Records of the stages seen so far, by start time; damaged ones are left out, and named by `damage`."""
+        found = [{"status": "", **_or_nothing(p)} for p in self._stage_files()]
+        return sorted((r for r in found if "node" in r), key=lambda r: (r.get("started", 0.0), r["node"]))
+
+    def damage(self) -> list[str]:
+        """A line for each damaged record of this run."""
+        lines = []
+        for path in (self.folder / "run.json", *self._stage_files()):
+            try:
+                if not read_json(path).get("run" if path.name == "run.json" else "node") and path.exists():
+                    lines.append(f"{path}: damaged record (it says nothing)")
+            except DamagedRecordError as error:
+                lines.append(str(error))
+        return lines
+
+    def _stage_files(self) -> list[Path]:
+        return sorted((self.folder / "stages").glob("[!.]*.json"))
 
     def curves(self, node: str) -> Path:
         """Where the metric files of a stage are kept once its work folder is gone."""
         return self.folder / "curves" / node
 
     def write_progress(self, node: str, done: int, total: int, values: dict[str, float]) -> None:
-        write_json(self.folder / "progress" / f"{node}.json", {"done": done, "total": total, "values": values, "time": time.time()})
+        progress = {"done": done, "total": total, "values": values, "time": time.time()}
+        write_json(self.folder / "progress" / f"{node}.json", progress, lasting=False)
 
     def progress(self, node: str) -> dict[str, Any]:
-        return read_json(self.folder / "progress" / f"{node}.json")
+        return _or_nothing(self.folder / "progress" / f"{node}.json")
 
     def _stage_file(self, node: str) -> Path:
         return self.folder / "stages" / f"{node}.json"
 
 
+def _or_nothing(path: Path) -> dict[str, Any]:
+    """The record in `path`; a damaged one is an empty record, to be written anew."""
+    try:
+        return read_json(path)
+    except DamagedRecordError:
+        return {}
+
+
 def all_runs(state: Path) -> Iterator[RunRecord]:
-    """Runs of a state folder, newest first."""
+    """Runs of a state folder whose own record can be read, newest first."""
+    for record in run_folders(state):
+        if _or_nothing(record.folder / "run.json").get("run"):
+            yield record
+
+
+def run_folders(state: Path) -> Iterator[RunRecord]:
+    """Everything that was a run, whatever became of its records, newest first."""
     for folder in sorted((state / "runs").glob("*"), reverse=True):
-        if (folder / "run.json").is_file():
+        if (folder / "run.json").exists():
             yield RunRecord(folder)
 
 
@@ -111,9 +175,10 @@ def made_by(state: Path, key: str) -> dict[str, Any]:
 
 def find_run(state: Path, run: str) -> RunRecord:
     """The run called `run`, or the newest one for `latest`."""
-    known = [r.run for r in all_runs(state)]
-    if run == "latest" and known:
-        return RunRecord.of(state, known[0])
+    readable = [r.run for r in all_runs(state)]
+    if run == "latest" and readable:
+        return RunRecord.of(state, readable[0])
+    known = [r.run for r in run_folders(state)]
     matches = [name for name in known if name.startswith(run)]
     if len(matches) != 1:
         what = "no run" if not matches else f"{len(matches)} runs"

@@ -20,8 +20,8 @@ _HINTS = {
     errno.EPERM: "check its permissions, or give another folder with --state",
     errno.EIO: "the disk reports an error; check it, or give another folder with --state",
 }
-_CODE = re.compile(r"(?:Os \{ code: |[Ee]rrno )(\d+)")
-"""How safetensors (Rust) and Arrow (C++) write the system's error number."""
+_CODE = re.compile(r"Os \{ code: (\d+)")
+"""How safetensors (Rust) writes the system's error number; Arrow and PyAV raise OSError."""
 _TORCH_WRITES = ("iostream error", "PytorchStreamWriter failed", "unexpected pos ")
 """What torch says when a file that it writes ends early; the system's own reason is lost."""
 
