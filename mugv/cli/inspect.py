@@ -19,15 +19,21 @@ def runs(state: StateOption = None, limit: Annotated[int, typer.Option(help="How
 
     from rich.table import Table
 
-    from mugv.platform.records import all_runs
+    from mugv.platform.records import all_runs, run_folders
 
     table = Table("run", "recipe", "data", "status", "seconds", "stages", "hits", box=None, pad_edge=False)
-    for record in islice(all_runs(existing_state(state)), limit):
+    folder = existing_state(state)
+    for record in islice(all_runs(folder), limit):
         run, stages = record.read(), record.stages()
         hits = sum(stage["status"] in ("hit", "not needed") for stage in stages)
-        seconds = f"{run['ended'] - run['started']:.0f}" if "ended" in run else ""
-        table.add_row(record.run, run["name"], str(run["videos"] or "sample footage"), run["status"], seconds, str(len(stages)), str(hits))
-    open_console().print(table)
+        seconds = f"{run['ended'] - run['started']:.0f}" if {"started", "ended"} <= set(run) else ""
+        data = str(run.get("videos") or "sample footage")
+        table.add_row(record.run, run.get("name", ""), data, run.get("status", ""), seconds, str(len(stages)), str(hits))
+    console = open_console()
+    console.print(table)
+    for record in islice(run_folders(folder), limit):
+        for line in record.damage():
+            console.print(f"{line}; its outputs are in the store all the same", markup=False)
 
 
 def show(run: Annotated[str, typer.Argument(help="Run id, the start of one, or latest.")] = "latest", state: StateOption = None) -> None:
@@ -38,23 +44,23 @@ def show(run: Annotated[str, typer.Argument(help="Run id, the start of one, or l
     record = find_run(existing_state(state), run)
     described = record.read()
     console = open_console()
-    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(described["started"]))
-    git = described["git"]
-    console.print(f"run {record.run}  recipe {described['name']}  started {started}  {described['status']}", markup=False)
-    console.print(
-        f"data {described['videos'] or 'sample footage'}  recipe {described['recipe_digest'][:12]}  commit {git['commit'][:12]}",
-        markup=False,
-    )
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(described.get("started", 0)))
+    data, recipe = described.get("videos") or "sample footage", described.get("recipe_digest", "")[:12]
+    commit = str(described.get("git", {}).get("commit", ""))[:12]
+    console.print(f"run {record.run}  recipe {described.get('name', '')}  started {started}  {described.get('status', '')}", markup=False)
+    console.print(f"data {data}  recipe {recipe}  commit {commit}", markup=False)
+    for line in record.damage():
+        console.print(line, markup=False)
     print_stages(console, record)
-    if "kfp" in described:
-        kfp = described["kfp"]
+    kfp = described.get("kfp", {})
+    if {"seconds", "imports"} <= set(kfp):
         console.print(f"KFP overhead {kfp['seconds']:.2f} s a task, plus {kfp['imports']:.2f} s of process start and imports")
     if described.get("error"):
         console.print(f"error: {described['error']}", markup=False)
     console.print("outputs")
     for stage in record.stages():
         if stage.get("output", {}).get("digest"):
-            console.print(f"  {stage['node']}  {stage['output']['uri']}", markup=False)
+            console.print(f"  {stage['node']}  {stage['output'].get('uri', '')}", markup=False)
     print_judge(console, record)
     print_result(console, record)
 

@@ -50,7 +50,7 @@ def print_stages(console: Console, record: RunRecord) -> None:
     console.print(table)
     mine = sum(_seconds(stage) for stage, _ in rows)
     run = record.read()
-    if "ended" in run:
+    if {"started", "ended"} <= set(run):
         console.print(f"stages {total:.0f} s when all run; this run {run['ended'] - run['started']:.0f} s, {mine:.0f} s of it in stages")
 
 
@@ -80,11 +80,11 @@ def registered(record: RunRecord) -> dict[str, Any]:
 
 def output(record: RunRecord, node: str) -> Path | None:
     """Local folder of what a stage of this run published or found; None when it did neither."""
-    ref = record.stage(node).get("output", {})
-    if not ref.get("digest"):
+    ref = next((stage.get("output", {}) for stage in record.stages() if stage["node"] == node), {})
+    place = record.read().get("store", "")
+    if not ref.get("digest") or not place or set(ref) != {"uri", "key", "digest"}:
         return None
-    store = open_store(record.read()["store"], record.folder.parents[1] / "cache")
-    return store.fetch(Ref(**ref))
+    return open_store(place, record.folder.parents[1] / "cache").fetch(Ref(**ref))
 
 
 def print_judge(console: Console, record: RunRecord) -> None:

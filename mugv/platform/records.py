@@ -136,7 +136,9 @@ class RunRecord:
         write_json(self.folder / "progress" / f"{node}.json", progress, lasting=False)
 
     def progress(self, node: str) -> dict[str, Any]:
-        return _or_nothing(self.folder / "progress" / f"{node}.json")
+        found = _or_nothing(self.folder / "progress" / f"{node}.json")
+        counted = all(type(found.get(name)) in (int, float) for name in ("done", "total", "time"))
+        return found if counted and isinstance(found.get("values"), dict) else {}
 
     def _stage_file(self, node: str) -> Path:
         return self.folder / "stages" / f"{node}.json"
