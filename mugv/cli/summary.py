@@ -80,7 +80,7 @@ def registered(record: RunRecord) -> dict[str, Any]:
 
 def output(record: RunRecord, node: str) -> Path | None:
     """Local folder of what a stage of this run published or found; None when it did neither."""
-    ref = next((stage.get("output", {}) for stage in record.stages() if stage["node"] == node), {})
+    ref: dict[str, str] = next((stage.get("output", {}) for stage in record.stages() if stage["node"] == node), {})
     place = record.read().get("store", "")
     if not ref.get("digest") or not place or set(ref) != {"uri", "key", "digest"}:
         return None
