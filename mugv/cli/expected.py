@@ -63,7 +63,7 @@ def _node(recipe: Recipe, node: Node, vae: float) -> Expected | None:
         return Expected(tuple((phase.steps, vae * _phase(phase)) for phase in recipe.vae.train.phases))
     if node.stage in ("sample_footage", "curate_shard", "encode"):
         return _data(recipe, node.stage, vae)
-    from mugv.cli.plan import generated_clips, last_stage, node_cost
+    from mugv.cli.plan_cost import generated_clips, last_stage, node_cost
 
     flops = node_cost(recipe, node).flops
     if not flops:

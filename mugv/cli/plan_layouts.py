@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -35,6 +35,44 @@ def print_layouts(console: Console, recipe: Recipe, cluster: Cluster, epoch: int
         days += chosen[0].time.total * work.stage.steps / DAY
     _print_common(console, stages, cluster)
     console.print(f"all stages, each under its first layout: {days:.1f} days")
+
+
+def layouts_document(recipe: Recipe, cluster: Cluster) -> dict[str, Any]:
+    """What --json prints: the best few layouts of each stage, and one for all stages."""
+    stages = [(work, layouts.all_proposals(work, cluster)) for work in training_stages(recipe)]
+    layout = layouts.best_for_all(stages, cluster)
+    return {
+        "recipe": recipe.name,
+        "gpus": cluster.gpus,
+        "gpus_per_node": cluster.gpus_per_node,
+        "gpu_memory_bytes": cluster.memory,
+        "mfu": cluster.mfu,
+        "stages": [_stage_document(work, found, cluster) for work, found in stages],
+        "layout_for_all": layout.model_dump(mode="json") if layout else None,
+    }
+
+
+def _stage_document(work: Work, found: list[Proposal], cluster: Cluster) -> dict[str, Any]:
+    chosen = layouts.best(found, cluster, SHOWN)
+    return {
+        "stage": work.name,
+        "parameters": work.cost.parameters,
+        "tokens": work.cost.video.tokens,
+        "flops_a_sample": work.cost.sample.training,
+        "steps": work.stage.steps,
+        "batch": work.stage.batch,
+        "layouts": [
+            {
+                "layout": p.layout.model_dump(mode="json"),
+                "micro_batches": p.micro_batches,
+                "memory_bytes": p.memory.total,
+                "seconds_a_step": p.time.total,
+                "seconds": p.time.total * work.stage.steps,
+            }
+            for p in chosen
+        ],
+        "problem": None if chosen else none_fits(work, found, cluster),
+    }
 
 
 def training_stages(recipe: Recipe) -> list[Work]:

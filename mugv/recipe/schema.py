@@ -70,8 +70,8 @@ class Data(Part):
     """A captions.jsonl (path or s3://); unset: `captions.jsonl` beside the videos when there is one."""
     dvc_revision: str | None = None
     """Revision of a DVC project that `videos` was resolved from; written by the retraining pipeline and kept in the lineage."""
-    shards: Positive = 2
-    """How many curation tasks share the sources."""
+    shards: Annotated[int, Field(ge=1, le=10_000)] = 2
+    """How many curation tasks share the sources; more than 10,000 is more than a workflow engine holds."""
     sample: SampleFootage = SampleFootage()
 
 

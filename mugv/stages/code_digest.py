@@ -34,7 +34,7 @@ def _closure(modules: tuple[str, ...]) -> set[str]:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += [m for m in _imports(name) if not _left_out(m)]
+            waiting += _imports(name)
     return found
 
 
@@ -44,7 +44,7 @@ def _left_out(module: str) -> bool:
 
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    """Modules of ours named in a module's source: imported at any depth, or given as a string to be run."""
+    """Modules of ours named in a module's source, imported at any depth or given as a string to be run, without those left out."""
     path = _path(module)
     if path is None:
         return ()
@@ -55,7 +55,7 @@ def _imports(module: str) -> tuple[str, ...]:
         names |= {f"{package}.{item.split(' as ')[0].strip()}" for item in listed.strip("()\n ").split(",")}
     known = {n for n in names if _path(n)}
     parents = {n.rpartition(".")[0] for n in known if n.count(".") > 1}
-    return tuple(sorted(known | parents))
+    return tuple(sorted(name for name in known | parents if not _left_out(name)))
 
 
 @cache

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,8 @@ class VideoVAE(nn.Module):
         self.logvar = nn.Parameter(torch.full((), 4.0))
         self.register_buffer("shift", torch.zeros(1, config.latent_channels, 1, 1, 1))
         self.register_buffer("scale", torch.ones(1, config.latent_channels, 1, 1, 1))
-        initialise(self)
+        if not self.logvar.is_meta:
+            initialise(self)
 
     def encode(self, video: Tensor, tiling: Tiling | None = None) -> Posterior:
         """Video [B, 3, T, H, W] in [-1, 1] -> Posterior of latents [B, Cz, K, H/8, W/8].
@@ -225,6 +226,7 @@ def check_window(window: int, overlap: int) -> None:
         raise UserError(f"the overlap of decode windows of {window} latents is 0 to {window // 2}, got {overlap}")
 
 
+@lru_cache
 def count_parameters(config: VAEModel) -> int:
     """Parameters of the VideoVAE, without allocating them."""
     with torch.device("meta"):
