@@ -6,7 +6,9 @@ away or refuses the keys ends the run; of the web, the sources of a host that st
 
 from __future__ import annotations
 
+import logging
 import shutil
+import stat
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mugv.curation import sources_s3
+from mugv.curation.contained import failed, of_the_run
 from mugv.curation.download import Lost, LostError, Opener, changed, download, s3_opener, web_opener, web_session
 from mugv.curation.sources import SourceFile
 from mugv.curation.sources_list import WEB, local_path
@@ -26,6 +29,8 @@ from mugv.errors import StoreError
 if TYPE_CHECKING:
     from minio import Minio
     from requests import Session
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,13 @@ def fetched(sources: Sequence[SourceFile], base: Path | None, scratch: Path) -> 
 
 def _handed_out(entry: tuple[SourceFile, Future[Got]], scratch: Path) -> Iterator[Fetched]:
     source, future = entry
-    got = future.result()
+    try:
+        got = future.result()
+    except Exception as error:
+        if of_the_run(error):
+            raise
+        log.info("source %r", source.name, exc_info=error)
+        got = failed(error)
     try:
         yield source, got
     finally:
@@ -124,7 +135,11 @@ class _Ahead:
 def _local(source: SourceFile, base: Path | None) -> Path | Lost:
     path = local_path(source.uri or source.name, base, source.name)
     try:
-        size = path.stat().st_size
-    except OSError as error:
-        return Lost("vanished", f"the file is not there ({error.strerror})")
+        facts = path.stat()
+    except (OSError, ValueError) as error:
+        # ValueError: a NUL in the name.
+        return Lost("vanished", f"the file is not there ({getattr(error, 'strerror', None) or error})")
+    if not stat.S_ISREG(facts.st_mode):
+        return Lost("unreadable", f"not a file but a {'folder' if stat.S_ISDIR(facts.st_mode) else 'pipe or device'}")
+    size = facts.st_size
     return changed(f"{source.bytes} bytes, now {size}") if source.bytes not in (0, size) else path

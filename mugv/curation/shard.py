@@ -5,7 +5,6 @@ Finished sources survive a kill in the work folder, each a folder that was renam
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
@@ -22,16 +21,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mugv.curation.contained import failed, of_the_run
 from mugv.curation.download import Lost
 from mugv.curation.fetch import Away, Got, fetched
 from mugv.curation.meter import Meter
 from mugv.curation.rows import ClipRow, read_rows, write_rows
 from mugv.curation.source import curate_source, whole_file
 from mugv.curation.sources import SourceFile
-from mugv.errors import StoreError, UserError
+from mugv.errors import StoreError
 from mugv.media.decoder import DecoderEndedError
 from mugv.recipe.schema import Curation
-from mugv.redact import redact
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -43,9 +42,6 @@ EMBEDDINGS = "embeddings.parquet"
 ROWS, METER, WRITING = "rows.parquet", "meter.json", "writing"
 """In the folder of a finished source, and the one that is being written."""
 _LOST, _SCRATCH = "lost", "fetch"
-DETAIL = 300
-"""Characters of an error that a row holds."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 EMBEDDING_SCHEMA = pa.schema([("clip_id", pa.string()), ("embedding", pa.list_(pa.float32()))])
 
 
@@ -129,22 +125,14 @@ def _clips_or_loss(
     try:
         return _write_clips(source, path, settings, folder, meter)
     except Exception as error:
-        if _of_the_run(error):
+        if of_the_run(error):
             raise
         for left in folder.iterdir():
             left.unlink()
         if again and isinstance(error, DecoderEndedError):
             return _clips_or_loss(source, path, settings, folder, meter, again=False)
         log.info("source %r", source.name, exc_info=error)
-        said = " ".join(redact(f"{type(error).__name__}: {error}").split())
-        return Lost("failed", said[:DETAIL])
-
-
-def _of_the_run(error: Exception) -> bool:
-    """Whether other sources would raise it too: the recipe's mistakes, a package that is missing, a full disk, being stopped."""
-    if isinstance(error, DecoderEndedError):
-        return error.stopped
-    return isinstance(error, (UserError, ImportError)) or (isinstance(error, OSError) and error.errno in FULL)
+        return failed(error)
 
 
 def _write_clips(source: SourceFile, path: Path, settings: Curation, folder: Path, meter: Meter) -> list[ClipRow]:

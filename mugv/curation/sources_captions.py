@@ -6,15 +6,19 @@ end the caption covers the whole file; the licence, of the whole source, may sta
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+from unicodedata import normalize
 
 from mugv.curation.sources import Caption
+from mugv.curation.sources_folder import storable
 from mugv.errors import UserError
+from mugv.json_lines import parse_json_lines, shown
 
+EXAMPLE = '{"source": "a.mp4", "caption": "..."}'
 KEYS = ("source", "start", "end", "caption", "licence")
 
 
@@ -30,18 +34,15 @@ class Said:
 def read_captions(data: bytes, label: str, names: Collection[str], where: str) -> dict[str, Said]:
     """What the file says by source, captions in time order. `label`: the file's name, `where`: of the videos, both for errors.
 
-    Raises UserError naming file and line.
+    A source is meant whatever normal form of Unicode its name is written in. Raises UserError naming file and line.
     """
     said: dict[str, Said] = {}
     seen: dict[tuple[str, float, float | None], int] = {}
-    for number, line in enumerate(_text(data, label).splitlines(), 1):
-        if not line.strip():
-            continue
+    known = _Names(names, where)
+    for number, tree in parse_json_lines(data, EXAMPLE, label, names=("source",)):
         at = f"{label} line {number}"
-        tree = _parse(line, at)
-        name = tree["source"]
-        if name not in names:
-            raise UserError(f"{at}: source {name!r} is not in {where}")
+        _check(tree, at)
+        name = known.meant(tree["source"], at)
         about = said.setdefault(name, Said())
         _add_licence(about, tree, number, at)
         if "caption" in tree:
@@ -53,31 +54,39 @@ def read_captions(data: bytes, label: str, names: Collection[str], where: str) -
     return said
 
 
-def _text(data: bytes, label: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise UserError(f"{label} line {line}: not UTF-8 text") from None
+class _Names:
+    """The sources' names, found by their normal form where the spelling differs: macOS writes é as e and an accent."""
+
+    def __init__(self, names: Collection[str], where: str) -> None:
+        self.names, self.where = names, where
+        self.alike: dict[str, list[str]] = {}
+        for name in names:
+            self.alike.setdefault(normalize("NFC", name), []).append(name)
+
+    def meant(self, given: str, at: str) -> str:
+        """Raises UserError when there is none, or more than one and none is spelt so."""
+        with suppress(UnicodeEncodeError):
+            given = storable(given)
+        if given in self.names:
+            return given
+        found = self.alike.get(normalize("NFC", given), [])
+        if not found:
+            raise UserError(f"{at}: source {shown(given)} is not in {self.where}")
+        if len(found) > 1:
+            raise UserError(f"{at}: source {shown(given)} is {len(found)} files whose names look the same; use the spelling of one")
+        return found[0]
 
 
-def _parse(line: str, at: str) -> dict[str, Any]:
-    try:
-        tree = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{at}: invalid JSON ({error.msg} at column {error.colno})") from None
-    if not isinstance(tree, dict):
-        raise UserError(f'{at}: expected an object such as {{"source": "a.mp4", "caption": "..."}}')
+def _check(tree: dict[str, Any], at: str) -> None:
     for key in ("source",) if "licence" in tree else ("source", "caption"):
         if key not in tree:
             raise UserError(f"{at}: missing key {key!r}")
     for key in ("source", "caption", "licence"):
         if key in tree and (not isinstance(tree[key], str) or not tree[key].strip()):
-            raise UserError(f"{at}: {key!r} must be text, got {tree[key]!r}")
+            raise UserError(f"{at}: {key!r} must be text, got {shown(tree[key])}")
     unknown = sorted(set(tree) - set(KEYS))
     if unknown:
-        raise UserError(f"{at}: unknown key {unknown[0]!r}; accepted: {', '.join(KEYS)}")
-    return tree
+        raise UserError(f"{at}: unknown key {shown(unknown[0])}; accepted: {', '.join(KEYS)}")
 
 
 def _caption(tree: dict[str, Any], at: str) -> Caption:
@@ -90,7 +99,9 @@ def _caption(tree: dict[str, Any], at: str) -> Caption:
 def _add_licence(about: Said, tree: dict[str, Any], number: int, at: str) -> None:
     licence = tree.get("licence", "").strip()
     if licence and about.licence and licence != about.licence:
-        raise UserError(f"{at}: licence {licence!r} of {tree['source']!r}, but line {about.licence_line} says {about.licence!r}")
+        raise UserError(
+            f"{at}: licence {shown(licence)} of {shown(tree['source'])}, but line {about.licence_line} says {shown(about.licence)}"
+        )
     if licence:
         about.licence, about.licence_line = licence, number
 
@@ -98,7 +109,7 @@ def _add_licence(about: Said, tree: dict[str, Any], number: int, at: str) -> Non
 def _refuse_second(seen: dict[tuple[str, float, float | None], int], key: tuple[str, float, float | None], number: int, at: str) -> None:
     if key in seen:
         span = "the whole file" if key[2] is None else f"{key[1]:g} to {key[2]:g} s"
-        raise UserError(f"{at}: duplicate key, {key[0]!r} ({span}) already has a caption on line {seen[key]}")
+        raise UserError(f"{at}: duplicate key, {shown(key[0])} ({span}) already has a caption on line {seen[key]}")
     seen[key] = number
 
 
@@ -107,5 +118,5 @@ def _seconds(tree: dict[str, Any], key: str, at: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise UserError(f"{at}: {key!r} must be seconds from 0 on, got {value!r}")
+        raise UserError(f"{at}: {key!r} must be seconds from 0 on, got {shown(value)}")
     return float(value)

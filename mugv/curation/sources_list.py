@@ -7,13 +7,15 @@ size where the list has them, of a local file size and time of change, otherwise
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from mugv.curation.sources import Caption, SourceFile
 from mugv.curation.sources_s3 import SCHEME, split_uri
 from mugv.errors import UserError
+from mugv.json_lines import shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 WEB = ("http://", "https://")
 TEXTS = ("uri", "name", "licence", "caption", "etag")
 COLUMNS = (*TEXTS, "bytes")
+LARGEST = 2**62
+"""Bytes of a source: more than any has, and a number that the table of sources holds."""
 
 
 def read_list(source: Path | bytes, label: str, base: Path | None) -> list[SourceFile]:
@@ -28,7 +32,7 @@ def read_list(source: Path | bytes, label: str, base: Path | None) -> list[Sourc
 
     Raises UserError: no parquet, no rows, no column `uri`, an unknown scheme, two sources with one name.
     """
-    rows = _table(source, label).to_pylist()
+    rows = _rows(_table(source, label), label)
     if not rows:
         raise UserError(f"{label}: no rows; expected one source a row")
     seen: dict[str, int] = {}
@@ -41,6 +45,16 @@ def read_list(source: Path | bytes, label: str, base: Path | None) -> list[Sourc
         seen[made.name] = number
         found.append(made)
     return found
+
+
+def _rows(table: pa.Table, label: str) -> list[dict[str, Any]]:
+    """pyarrow checks no text when it reads a file."""
+    try:
+        return table.to_pylist()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{label}: text that is not UTF-8 ({shown(error.object[:40])}); a name of other bytes is written file:///a%E9"
+        ) from None
 
 
 def _table(source: Path | bytes, label: str) -> pa.Table:
@@ -79,7 +93,7 @@ def _source(row: dict[str, Any], at: str, base: Path | None) -> SourceFile:
     uri = row.get("uri", "")
     if not uri.strip():
         raise UserError(f"{at}: no uri")
-    etag, size = row.get("etag", "").strip('"'), max(0, row.get("bytes", 0))
+    etag, size = row.get("etag", "").strip('"'), min(max(0, row.get("bytes", 0)), LARGEST)
     if uri.startswith(SCHEME):
         if not split_uri(uri)[1]:
             raise UserError(f"{at}: {uri} names no object; expected s3://bucket/key")
@@ -103,21 +117,29 @@ def _host(uri: str) -> str:
 
 
 def local_path(uri: str, base: Path | None, at: str) -> Path:
-    """The file of a path or file:// URI. Raises UserError for other schemes, and for a relative path without a `base`."""
+    """The file of a path or file:// URI (`file://./` begins at the base). Raises UserError for other schemes, and for a relative path
+    without a `base`."""
     scheme, rest = uri.partition("://")[::2] if "://" in uri else ("", uri)
     if scheme not in ("", "file"):
         raise UserError(f"{at}: {uri}: scheme {scheme!r} is not supported; use a path, file://, s3://bucket/key or https://host/path")
-    path = Path(unquote("/" + rest.partition("/")[2])) if scheme else Path(rest)
+    path = _of_uri(rest) if scheme else Path(rest)
     if base is None and not path.is_absolute():
         raise UserError(f"{at}: {uri}: a relative path in a list that is not a local file; use s3://bucket/key")
     return path if base is None else base / path
+
+
+def _of_uri(rest: str) -> Path:
+    """Quoted bytes need not be UTF-8."""
+    host, _, name = rest.partition("/")
+    return Path(os.fsdecode(unquote_to_bytes(name if host == "." else f"/{name}")))
 
 
 def _local(uri: str, path: Path) -> tuple[int, str]:
     """Bytes and digest; a file that is not there is told by its URI, and is found missing when its turn comes."""
     try:
         facts = path.stat()
-    except OSError:
+    except (OSError, ValueError):
+        # ValueError: a NUL.
         return 0, _sha("uri", uri)
     return facts.st_size, _sha("file", uri, str(facts.st_size), str(facts.st_mtime_ns))
 

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -15,17 +19,18 @@ from urllib.parse import unquote, urlparse
 from mugv.curation import sources_s3
 from mugv.curation.sources import SourceFile, finish
 from mugv.curation.sources_captions import Said, read_captions
+from mugv.curation.sources_folder import COMMON, find_videos, is_video, named, passed_over
 from mugv.curation.sources_list import read_list, s3_digest
 from mugv.errors import UserError
 
-EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".m2ts", ".flv", ".wmv", ".3gp", ".ogv")
+log = logging.getLogger(__name__)
 CAPTIONS = "captions.jsonl"
 LIST = ".parquet"
 S3 = sources_s3.SCHEME
 
 
 def read_sources(location: str | Path, captions: str | None = None, cache: Path | None = None) -> list[SourceFile]:
-    """Every source by name, with digest and captions; all of shard 0.
+    """Every source by name, with digest and captions; all of shard 0. One line in the log says what of a folder is passed over.
 
     `captions`: a captions.jsonl (path or s3://); None: captions.jsonl of the folder or prefix, if any. `cache`: a JSON file that
     remembers digests of a folder's files by path, size and time of change. Raises UserError.
@@ -85,15 +90,17 @@ def _list(location: str) -> list[SourceFile]:
 
 def _prefix(location: str) -> tuple[list[SourceFile], str | None]:
     """The videos under an S3 prefix, and the URI of the captions beside them."""
-    objects = sources_s3.list_objects(location)
+    objects = [one for one in sources_s3.list_objects(location) if not _hidden(one[0])]
     root = location.rstrip("/")
     found = [
         SourceFile(name, s3_digest(etag, size) if etag else hashlib.sha256(f"{root}/{name}".encode()).hexdigest(), size, (), etag=etag)
         for name, size, etag in objects
-        if Path(name).suffix.lower() in EXTENSIONS and not _hidden(name)
+        if is_video(name)
     ]
+    passed = passed_over((name for name, _, _ in objects if name != CAPTIONS and not is_video(name)), Counter())
     if not found:
-        raise UserError(f"data.videos {location}: no video objects; expected names ending in {' '.join(EXTENSIONS)}")
+        raise UserError(f"data.videos {location}: no video objects; expected names ending in {COMMON} and their like{_also(passed)}")
+    _say(location, passed)
     beside = f"{root}/{CAPTIONS}" if any(name == CAPTIONS for name, _, _ in objects) else None
     return [replace(source, uri=f"{root}/{source.name}") for source in found], beside
 
@@ -104,18 +111,25 @@ def _folder(location: str, cache: Path | None) -> tuple[list[SourceFile], str | 
         raise UserError(f"data.videos {location}: no such folder")
     if not folder.is_dir():
         raise UserError(f"data.videos {location}: not a folder; give the folder that holds the video files, or a {LIST} list of URIs")
-    names = [name for name in _names(folder) if Path(name).suffix.lower() in EXTENSIONS and not _hidden(name)]
-    if not names:
-        raise UserError(f"{folder}: no video files; expected names ending in {' '.join(EXTENSIONS)}")
-    paths = [folder / name for name in names]
-    digests = _digests(paths, cache)
-    found = [SourceFile(name, digest, path.stat().st_size, ()) for name, digest, path in zip(names, digests, paths, strict=True)]
+    listed = find_videos(folder)
+    passed = passed_over((name for name in listed.others if name != CAPTIONS), listed.passed)
+    if not listed.videos:
+        raise UserError(f"{folder}: no video files; expected names ending in {COMMON} and their like{_also(passed)}")
+    _say(location, passed)
+    facts = _Digests(cache).of([folder / name for name in listed.videos])
+    named_ = named(listed.videos)
+    found = [SourceFile(name, digest, size, (), uri=uri) for (name, uri), (digest, size) in zip(named_, facts, strict=True)]
     beside = folder / CAPTIONS
     return found, str(beside) if beside.exists() else None
 
 
-def _names(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+def _say(location: str, passed: str) -> None:
+    if passed:
+        log.warning("%s: %s", location, passed)
+
+
+def _also(passed: str) -> str:
+    return f"; {passed}" if passed else ""
 
 
 def _hidden(name: str) -> bool:
@@ -125,8 +139,11 @@ def _hidden(name: str) -> bool:
 def _bytes(captions: str) -> bytes:
     if captions.startswith(S3):
         return sources_s3.read_object(captions)
+    path = _path(captions, "data.captions")
     try:
-        return _path(captions, "data.captions").read_bytes()
+        if path.exists() and not path.is_file():
+            raise UserError(f"data.captions {captions}: not a file; give a captions.jsonl")
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"data.captions {captions}: cannot be read ({error.strerror})") from None
 
@@ -140,30 +157,35 @@ def _with(source: SourceFile, said: Said | None) -> SourceFile:
     return replace(source, captions=captions, licence=said.licence or source.licence)
 
 
-def _digests(paths: list[Path], cache: Path | None) -> list[str]:
-    known: dict[str, str] = {}
-    if cache and cache.exists():
+class _Digests:
+    """SHA-256 of files, remembered in `cache` by path, size and time of change."""
+
+    def __init__(self, cache: Path | None) -> None:
+        self.cache = cache
+        self.known: dict[str, str] = {}
+        with suppress(OSError, ValueError, RecursionError):
+            known = json.loads(cache.read_text()) if cache and cache.exists() else {}
+            self.known = known if isinstance(known, dict) else {}
+
+    def of(self, paths: Iterable[Path]) -> list[tuple[str, int]]:
+        """(digest, bytes) of each."""
+        found = [self._of(path) for path in paths]
+        if self.cache:
+            self.cache.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.cache.with_suffix(".tmp")
+            temporary.write_text(json.dumps(self.known))
+            os.replace(temporary, self.cache)
+        return found
+
+    def _of(self, path: Path) -> tuple[str, int]:
+        size = 0
         try:
-            known = json.loads(cache.read_text())
-        except ValueError:
-            known = {}
-    fresh = {}
-    for path in paths:
-        status = path.stat()
-        key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
-        fresh[key] = known.get(key) or file_digest(path)
-    if cache:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cache.with_suffix(".tmp")
-        temporary.write_text(json.dumps({**known, **fresh}))
-        os.replace(temporary, cache)
-    return list(fresh.values())
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file. Raises UserError when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+            status = path.stat()
+            size, key = status.st_size, f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+            if not isinstance(self.known.get(key), str):
+                with path.open("rb") as file:
+                    self.known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            return self.known[key], size
+        except OSError as error:
+            # When its turn comes it is rejected with the reason, and the others are kept.
+            return hashlib.sha256(b"unreadable " + os.fsencode(path) + str(error.errno).encode()).hexdigest(), size

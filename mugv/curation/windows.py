@@ -212,5 +212,7 @@ def _window(clip: Clip, doubtful: set[int]) -> Window:
 def shot_rule(name: str, settings: Curation) -> ShotSplit:
     """The thresholds for a source of this name: those of the first rule that matches, else the recipe's."""
     from fnmatch import fnmatchcase
+    from unicodedata import normalize
 
-    return next((rule.shot for rule in settings.per_source if fnmatchcase(name, rule.match)), settings.shot)
+    name = normalize("NFC", name)
+    return next((rule.shot for rule in settings.per_source if fnmatchcase(name, normalize("NFC", rule.match))), settings.shot)

@@ -11,6 +11,7 @@ from pathlib import Path
 from mugv.curation.sources import TABLE, SourceFile, assign_shards, digest_of, write_sources
 from mugv.curation.sources_read import read_sources
 from mugv.curation.sources_s3 import check_buckets
+from mugv.errors import UserError
 from mugv.recipe import Recipe
 from mugv.stages.base import StageContext
 
@@ -38,4 +39,16 @@ def data_digest(recipe: Recipe, state: Path | None = None) -> str:
 
 def _read(recipe: Recipe, cache: Path | None = None) -> list[SourceFile]:
     assert recipe.data.videos is not None
-    return read_sources(recipe.data.videos, recipe.data.captions, cache)
+    sources = read_sources(recipe.data.videos, recipe.data.captions, cache)
+    _check_captions(sources, recipe)
+    return sources
+
+
+def _check_captions(sources: list[SourceFile], recipe: Recipe) -> None:
+    """Said before hours of decoding: every clip would be rejected."""
+    wanted = recipe.curation.require_caption and recipe.curation.caption.kind == "sidecar" and not recipe.curation.score_only
+    if wanted and not any(source.captions for source in sources):
+        raise UserError(
+            f"data.videos {recipe.data.videos}: nothing says what the videos show, and no caption model is set, so every clip would be"
+            " rejected; give --captions FILE, or a model with curation.caption.kind, or --set curation.require_caption=false"
+        )

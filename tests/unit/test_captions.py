@@ -42,7 +42,7 @@ def write(folder, *lines):
         ([{**GOOD, "caption": " "}], "line 1: 'caption' must be text"),
         ([{**GOOD, "start": "0"}], "line 1: 'start' must be seconds"),
         ([{**GOOD, "begin": 0}], "line 1: unknown key 'begin'; accepted: source, start, end, caption, licence"),
-        (["[1]"], "line 1: expected an object"),
+        (["[1]"], r"line 1: no object but \[1\]; expected a line such as {\"source\""),
         ([{"source": "a.mp4", "licence": 4}], "line 1: 'licence' must be text, got 4"),
         ([{**GOOD, "licence": "CC0"}, {"source": "a.mp4", "licence": "MIT"}], "line 2: licence 'MIT' of 'a.mp4', but line 1 says 'CC0'"),
     ],
@@ -98,7 +98,7 @@ def test_shards_are_balanced_and_complete(videos):
 
 
 def test_the_digest_follows_contents_names_and_captions_only(videos, tmp_path):
-    recipe = recipe_for(tmp_path, f"data.videos={videos.as_uri()}")
+    recipe = recipe_for(tmp_path, f"data.videos={videos.as_uri()}", require_caption=False)
     before = scan.data_digest(recipe, tmp_path)
     (videos / "a.mp4").touch()
     (videos / "notes.txt").write_text("changed")
@@ -110,7 +110,7 @@ def test_the_digest_follows_contents_names_and_captions_only(videos, tmp_path):
 
 
 def test_scan_and_digest_agree_and_a_wrong_caption_stops_both(videos, tmp_path):
-    recipe = recipe_for(tmp_path, f"data.videos={videos}")
+    recipe = recipe_for(tmp_path, f"data.videos={videos}", require_caption=False)
     ctx = context(tmp_path, "scan", recipe)
     assert scan.run(ctx)["sources"] == 3
     assert table_digest(ctx.out / "sources.parquet") == scan.data_digest(recipe) == digest_of(read_sources(videos, None))
@@ -140,3 +140,44 @@ def test_a_clip_takes_the_caption_that_covers_most_of_it():
     assert caption_for(captions[:2], 3.4, 4.8) == ""
     assert caption_for(captions, 0.2, 1.2) == "first"
     assert caption_for(captions, 1.5, 2.5) == "all"
+
+
+def test_lines_that_other_tools_and_editors_write_are_read(videos):
+    said = {"source": "a.mp4", "caption": "one\u2028two\u0085three"}
+    (videos / "captions.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(said, ensure_ascii=False).encode() + b"\r\n\r\n")
+    assert read_sources(videos)[0].captions == (Caption(0.0, None, said["caption"]),)
+
+
+@pytest.mark.parametrize(
+    "line", ['{"source": "a.mp4", "caption": "c", "end": ' + "9" * 400 + "}", "[" * 100_000, '{"source": "a.mp4", "caption": "\\ud83d"}']
+)
+def test_a_line_that_no_table_can_hold_is_one_line_of_error(videos, line):
+    write(videos, GOOD, line)
+    with pytest.raises(UserError, match=r"captions\.jsonl line 2: ") as error:
+        read_sources(videos)
+    assert len(str(error.value)) < 250
+
+
+def test_a_name_means_its_file_in_either_normal_form(videos):
+    for name in ("caf\u00e9.mp4", "cafe\u0301 2.mp4", "both \u00e9.mp4", "both e\u0301.mp4"):
+        (videos / name).write_bytes(name.encode())
+    write(videos, *({"source": name, "caption": name} for name in ("cafe\u0301.mp4", "caf\u00e9 2.mp4", "both \u00e9.mp4")))
+    found = {s.name: s.captions[0].caption for s in read_sources(videos) if s.captions}
+    assert found == {"caf\u00e9.mp4": "cafe\u0301.mp4", "cafe\u0301 2.mp4": "caf\u00e9 2.mp4", "both \u00e9.mp4": "both \u00e9.mp4"}
+
+
+def test_what_is_no_file_is_no_captions_file(videos):
+    for path in ("/dev/zero", str(videos)):
+        with pytest.raises(UserError, match="not a file"):
+            read_sources(videos, path)
+
+
+def test_without_captions_and_a_model_a_run_stops_before_anything_is_decoded(videos, tmp_path):
+    """Every clip would be rejected, after hours, and the line spoke of thresholds."""
+    with pytest.raises(UserError, match=r"nothing says what .* --captions FILE.*curation\.caption\.kind.*require_caption=false"):
+        scan.data_digest(recipe_for(tmp_path, f"data.videos={videos}"))
+    model = {"caption": {"kind": "endpoint", "url": "http://127.0.0.1:1/v1", "model": "m"}}
+    for way_out in ({"score_only": True}, {"require_caption": False}, model):
+        assert scan.data_digest(recipe_for(tmp_path, f"data.videos={videos}", **way_out))
+    write(videos, {"source": "b.MOV", "caption": "one of three"})
+    assert scan.data_digest(recipe_for(tmp_path, f"data.videos={videos}"))
