@@ -69,16 +69,27 @@ def attach(model: MugDiT, settings: LoRA, seed: int = 0) -> None:
     A is normal with deviation 1 / rank, drawn from (seed, name) so that every layout has the same; B is zero.
     """
     model.requires_grad_(False)
-    for name, module in list(model.named_modules()):
-        if name.startswith("layers.") and name.rsplit(".", 1)[-1] in settings.targets:
-            module.lora = Adapter(module, settings)
+    add_adapters(model, settings)
     for name, parameter in model.named_parameters():
         if is_adapter(name):
             full = _draw(name, full_shape(parameter), settings.rank, seed)
             parameter.copy_(shard(full, parameter))
+
+
+def add_adapters(model: MugDiT, settings: LoRA) -> None:
+    """Put adapters without values beside the target linears."""
+    for name, module in list(model.named_modules()):
+        if name.startswith("layers.") and name.rsplit(".", 1)[-1] in settings.targets:
+            module.lora = Adapter(module, settings)
+    model.lora_settings = settings
     if model.pre_process:
         # Recomputed blocks get gradients only when their input asks for one, and everything below it is frozen.
         model.lora_input = model.patch_embedder.register_forward_hook(_ask_for_gradient)
+
+
+def settings_of(model: MugDiT) -> LoRA | None:
+    """Of the adapters that a network has; None where it has none."""
+    return getattr(model, "lora_settings", None)
 
 
 def _draw(name: str, shape: list[int], rank: int, seed: int) -> Tensor:
@@ -103,6 +114,7 @@ def merge(model: MugDiT) -> None:
     if model.pre_process:
         model.lora_input.remove()
         del model.lora_input
+    model.lora_settings = None
     model.requires_grad_(True)
 
 

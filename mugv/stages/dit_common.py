@@ -39,10 +39,12 @@ def describe(ctx: StageContext, latents: LatentSet, stage: TrainStage, divisor: 
 
 
 def previous_model(ctx: StageContext) -> tuple[list[MugDiT], dict[str, Any]]:
-    """This rank's parts of the network of the stage before."""
+    """This rank's parts of the network of the stage before, in fp32, and its configuration."""
+    import torch
+
     from mugv.training.model_io import load_chunks
 
-    return load_chunks(ctx.inputs["previous"], ctx.recipe.parallel)
+    return load_chunks(ctx.inputs["previous"], ctx.recipe.parallel, torch.float32)
 
 
 def attach_adapters(chunks: list[MugDiT], stage: TrainStage, seed: int) -> None:

@@ -48,14 +48,17 @@ def train(ctx: StageContext) -> dict[str, float]:
     attach_adapters(chunks, stage, seed)
     task = FlowTask(chunks, data, stage, recipe.parallel, seed)
     fit(task, ctx.work / "train", stage.steps, stage.save_every, ctx.progress, asynchronous=recipe.parallel.async_save)
-    merge_adapters(ctx, task.result, stage)
-    save_model(task.result, ctx.out, describe(ctx, latents, stage, divisor))
+    result = task.result
+    merge_adapters(ctx, result, stage)
+    save_model(result, ctx.out, describe(ctx, latents, stage, divisor))
     publish_curve(ctx.work / "train", ctx.out)
     return {"parameters": dit_parameters(recipe.dit, recipe.text.width, divisor), **final_metrics(ctx.work / "train")}
 
 
 def _start(ctx: StageContext, divisor: int) -> list[MugDiT]:
-    """A new network, the one of weights.dit, the previous one, or the previous one widened."""
+    """A new network, the one of weights.dit, the previous one, or the previous one widened; in fp32."""
+    import torch
+
     from mugv.training.engine import build_chunks, empty_chunks
     from mugv.training.model_io import load_model_weights, read_config
 
@@ -65,10 +68,10 @@ def _start(ctx: StageContext, divisor: int) -> list[MugDiT]:
     size = recipe.dit, recipe.text.width, divisor, recipe.parallel
     if stage.expand is None and recipe.weights.dit:
         read_config(Path(recipe.weights.dit))
-        chunks = empty_chunks(*size)
+        chunks = empty_chunks(*size, torch.float32)
         load_model_weights(chunks, Path(recipe.weights.dit))
         return chunks
-    chunks = build_chunks(*size, recipe.dit_seed)
+    chunks = build_chunks(*size, recipe.dit_seed, torch.float32)
     if stage.expand is not None:
         _expand(ctx, stage.expand, chunks)
     return chunks

@@ -18,6 +18,7 @@ from mugv.stages.dit_common import (
 
 if TYPE_CHECKING:
     from mugv.dit.model import MugDiT
+    from mugv.training.tasks import FlowTask
 
 
 def run(ctx: StageContext) -> dict[str, float]:
@@ -44,29 +45,32 @@ def train(ctx: StageContext) -> dict[str, float]:
     task = FlowTask(chunks, FlowData(latents, best, stage.size, stage.frames, stage.flow, stage.mask), stage, recipe.parallel, seed)
     kept = frozenset(round(stage.steps * (i + 1) / stage.checkpoints) for i in range(stage.checkpoints))
     fit(task, ctx.work / "train", stage.steps, stage.save_every, ctx.progress, milestones=kept, asynchronous=recipe.parallel.async_save)
-    average_checkpoints(task.result, [path for step, path in checkpoints(ctx.work / "train") if step in kept], stage.decay)
-    merge_adapters(ctx, task.result, stage)
-    save_model(task.result, ctx.out, describe(ctx, latents, stage, previous["width_divisor"]))
+    result = average_checkpoints(task, [path for step, path in checkpoints(ctx.work / "train") if step in kept], stage.decay)
+    merge_adapters(ctx, result, stage)
+    save_model(result, ctx.out, describe(ctx, latents, stage, previous["width_divisor"]))
     publish_curve(ctx.work / "train", ctx.out)
     return {"clips": len(best), "checkpoints_averaged": len(kept), **final_metrics(ctx.work / "train")}
 
 
-def average_checkpoints(chunks: list[MugDiT], paths: list[Path], decay: float) -> None:
-    """Set the weights to sum_i w_i theta_i, w_i proportional to decay^(N - i), over these checkpoints, oldest first (facts 6.4).
+def average_checkpoints(task: FlowTask, paths: list[Path], decay: float) -> list[MugDiT]:
+    """The network sum_i w_i theta_i, w_i proportional to decay^(N - i), over these checkpoints, oldest first (facts 6.4), in fp32.
 
-    Of a network with adapters, theta_i are the adapters' factors: the base stays as it is to the bit.
+    theta_i is what the stage would have handed on then: the exact weights, or with `average_decay` their running average. Of a network
+    with adapters, theta_i are the adapters' factors: the base stays as it is to the bit.
     """
     import torch
 
-    from mugv.training.engine import all_parameters
-    from mugv.training.model_io import load_state_weights
+    from mugv.training.masters import all_parameters
 
     weights = [decay ** (len(paths) - i) for i in range(1, len(paths) + 1)]
-    everything: list[torch.Tensor] = [*all_parameters(chunks)]
-    parameters = [p for p in everything if p.requires_grad] or everything
-    total = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
+    total: list[torch.Tensor] = []
     for weight, path in zip(weights, paths, strict=True):
-        load_state_weights(chunks, path)
-        torch._foreach_add_(total, [p.detach().float() for p in parameters], alpha=weight / sum(weights))
+        task.load(path)
+        result = task.result
+        everything = all_parameters(result)
+        parameters = [p for p in everything if p.requires_grad] or everything
+        total = total or [torch.zeros_like(p) for p in parameters]
+        torch._foreach_add_(total, [p.detach() for p in parameters], alpha=weight / sum(weights))
     with torch.no_grad():
         torch._foreach_copy_(parameters, total)
+    return result

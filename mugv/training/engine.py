@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -32,6 +31,7 @@ from mugv.precision import here
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Optimizer, Parallel
 from mugv.training import process_groups
+from mugv.training.masters import Masters, all_parameters, lower
 from mugv.training.model_io import SHARDING, Save, load_sharded, save_sharded
 from mugv.training.muon import muon_optimizer
 
@@ -69,24 +69,29 @@ def total(each: Tensor) -> Tensor:
     return torch.stack([each.detach().float().sum(), each.new_tensor(len(each), dtype=torch.float32)])
 
 
-def build_chunks(model: DiTModel, text_width: int, width_divisor: int, layout: Parallel, seed: int) -> list[MugDiT]:
-    """This rank's parts of a freshly initialised DiT, in order. Process groups must exist or can be made for one process."""
+def build_chunks(
+    model: DiTModel, text_width: int, width_divisor: int, layout: Parallel, seed: int, dtype: torch.dtype | None = None
+) -> list[MugDiT]:
+    """This rank's parts of a freshly initialised DiT, in order. Process groups must exist or can be made for one process.
+
+    dtype: of the weights, by default the layout's; an Engine is given fp32 and rounds for itself.
+    """
     process_groups.initialise(layout)
     chunks = _chunks(model, make_config(model, text_width, width_divisor, layout), layout)
     for chunk in chunks:
         initialise(chunk, seed)
-        chunk.to(device=here(), dtype=chunk.config.params_dtype)
+        chunk.to(device=here(), dtype=dtype or chunk.config.params_dtype)
     return chunks
 
 
-def empty_chunks(model: DiTModel, text_width: int, width_divisor: int, layout: Parallel) -> list[MugDiT]:
+def empty_chunks(model: DiTModel, text_width: int, width_divisor: int, layout: Parallel, dtype: torch.dtype | None = None) -> list[MugDiT]:
     """The same parts with memory where they will run but without values, for weights that are read from a checkpoint."""
     process_groups.initialise(layout)
     config = make_config(model, text_width, width_divisor, layout)
     with torch.device("meta"):
         chunks = _chunks(model, config, layout)
     for chunk in chunks:
-        allocate(chunk, here(), config.params_dtype)
+        allocate(chunk, here(), dtype or config.params_dtype)
     return chunks
 
 
@@ -103,25 +108,15 @@ def build_model(model: DiTModel, text_width: int, width_divisor: int, layout: Pa
     return chunk
 
 
-def all_parameters(chunks: Sequence[MugDiT]) -> list[Tensor]:
-    return list(chain.from_iterable(chunk.parameters() for chunk in chunks))
-
-
-def frozen_copy(model: MugDiT) -> MugDiT:
-    """An equal network without gradients (process groups cannot be deep-copied)."""
-    first = next(model.parameters())
-    copy = MugDiT(model.config, model.range).to(first.device, first.dtype).requires_grad_(False)
-    copy.load_state_dict(model.state_dict())
-    return copy.eval()
-
-
 class Engine:
-    """A DiT with its optimizer; `step` does one update."""
+    """A DiT with its optimizer; `step` does one update. A network in fp32 is rounded to the layout's precision; its exact weights are
+    what the optimizer starts from and what `network` returns."""
 
     def __init__(self, model: MugDiT | Sequence[MugDiT], settings: Optimizer, layout: Parallel) -> None:
         self.settings, self.layout, self.guard = settings, layout, Guard(settings.guard)
         self.chunks = as_chunks(model)
         self.config: DiTConfig = self.chunks[0].config
+        exact = lower(self.chunks, self.config.params_dtype)
         wrapping = DistributedDataParallelConfig(
             use_distributed_optimizer=layout.distributed_optimizer,
             grad_reduce_in_fp32=True,
@@ -133,6 +128,7 @@ class Engine:
         for wrapped in self.wrapped:
             wrapped.broadcast_params()
         self.optimizer = self._optimizer()
+        self.masters = Masters(self.chunks, self.optimizer, exact)
         self.config.grad_scale_func = self.optimizer.scale_loss
         self.config.finalize_model_grads_func = finalize_model_grads
         if layout.overlap:
@@ -194,6 +190,11 @@ class Engine:
         if self.layout.overlap:
             for wrapped in self.wrapped:
                 wrapped.start_param_sync(force_sync=True)
+
+    def network(self) -> list[MugDiT]:
+        """The trained network in fp32; every rank calls it. It is the engine's own in fp32, else a copy."""
+        self.sync_parameters()
+        return self.masters.network(self.masters.values()) if self.masters.rounded else self.chunks
 
     def sharded_state(self, is_loading: bool) -> dict[str, Any]:
         model = sharded_state(self.chunks)

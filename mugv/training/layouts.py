@@ -13,7 +13,7 @@ from typing import Literal
 
 from mugv.recipe.schema import Parallel, Recipe, TrainStage
 from mugv.training.flops import H100_PEAK, StageCost, stage_cost
-from mugv.training.memory import AVERAGE_BYTES, RankMemory, Shapes, block_tensors, micro_batch_of, step_memory, uses_ulysses
+from mugv.training.memory import RankMemory, Shapes, block_tensors, micro_batch_of, step_memory, uses_ulysses
 
 NVLINK = 300e9
 """Bytes a second that a GPU sends and receives inside a node (H100: 450e9 each way by the data sheet)."""
@@ -83,8 +83,8 @@ class Work:
         return stage_cost(self.recipe, self.stage, self.divisor)
 
     @property
-    def copies(self) -> int:
-        return AVERAGE_BYTES if self.stage.average_decay else 0
+    def average(self) -> bool:
+        return bool(self.stage.average_decay)
 
     @property
     def has_images(self) -> bool:
@@ -148,7 +148,7 @@ def evaluate(work: Work, layout: Parallel, cluster: Cluster) -> Proposal:
     """Memory and estimated step time of one layout."""
     micro, count = micro_batch_of(layout, work.cost.video, work.stage.batch)
     shapes = Shapes(work.recipe.dit, work.recipe.text.width, layout, micro, work.divisor)
-    memory = step_memory(shapes, count, work.copies)
+    memory = step_memory(shapes, count, average=work.average)
     return Proposal(layout, count, memory, step_time(work, shapes, count, cluster, memory))
 
 

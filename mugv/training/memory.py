@@ -23,7 +23,7 @@ FP32 = 4
 GRADIENT_BYTES = 4
 """Gradients are accumulated and reduced in fp32."""
 AVERAGE_BYTES = 4
-"""The running average of the weights is kept in fp32."""
+"""The running average of the weights is kept in fp32, each rank's share beside its masters."""
 
 
 @dataclass(frozen=True)
@@ -255,8 +255,9 @@ class RankMemory:
     weights: int
     gradients: int
     optimizer: int
+    """Masters, moments and the running average."""
     copies: int
-    """Frozen networks beside the trained one: the running average, the reference of a preference round."""
+    """Frozen networks beside the trained one: the reference of a preference round."""
     activations: int
     transient: int
     buffers: int
@@ -270,12 +271,12 @@ class RankMemory:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-def stage_memory(s: Shapes, micro_batches: int, stage: int, copies: int = 0) -> RankMemory:
+def stage_memory(s: Shapes, micro_batches: int, stage: int, copies: int = 0, average: bool = False) -> RankMemory:
     """Memory of a rank of pipeline stage `stage`, which runs `micro_batches` of `s.micro` a step; `copies`: bytes a parameter of further
-    networks (AVERAGE_BYTES for a running average, the precision's for a frozen reference)."""
+    networks (the precision's for a frozen reference); `average`: whether a running average is kept."""
     layout, layers = s.layout, s.model.layers
     parameters = rank_parameters(s.model, s.text_width, layout, stage, s.divisor)
-    masters_and_moments = (4 if s.value == 2 else 0) + 8
+    state = (4 if s.value == 2 else 0) + 8 + (AVERAGE_BYTES if average else 0)
     shards = layout.data * layout.context if layout.distributed_optimizer else 1
     blocks = blocks_in_flight(layout, layers, micro_batches, stage)
     passes = -(-blocks // (layers // (layout.pipeline * layout.virtual_pipeline)))
@@ -290,7 +291,7 @@ def stage_memory(s: Shapes, micro_batches: int, stage: int, copies: int = 0) -> 
     return RankMemory(
         weights=parameters * s.value,
         gradients=parameters * GRADIENT_BYTES,
-        optimizer=parameters * masters_and_moments // shards,
+        optimizer=parameters * state // shards,
         copies=copies * parameters,
         activations=activations + head,
         transient=max(0, transient_bytes(s, layout.recompute) - head),  # the head's tensors are free by then
@@ -298,10 +299,10 @@ def stage_memory(s: Shapes, micro_batches: int, stage: int, copies: int = 0) -> 
     )
 
 
-def step_memory(s: Shapes, micro_batches: int, copies: int = 0) -> RankMemory:
+def step_memory(s: Shapes, micro_batches: int, copies: int = 0, average: bool = False) -> RankMemory:
     """Memory of the fullest rank: on the first pipeline stage, which holds most micro-batches, or the last, which holds the head."""
     stages = {0, s.layout.pipeline - 1}
-    return max((stage_memory(s, micro_batches, stage, copies) for stage in stages), key=lambda m: m.total)
+    return max((stage_memory(s, micro_batches, stage, copies, average) for stage in stages), key=lambda m: m.total)
 
 
 def micro_batch_of(layout: Parallel, video: Clip, batch: int) -> tuple[MicroBatch, int]:
@@ -316,4 +317,4 @@ def recipe_memory(recipe: Recipe, stage: TrainStage, video: Clip, divisor: int =
     """Of the fullest rank of a training stage under the recipe's own layout."""
     micro, count = micro_batch_of(recipe.parallel, video, stage.batch)
     shapes = Shapes(recipe.dit, recipe.text.width, recipe.parallel, micro, divisor, gpu=recipe.resources.train.gpus > 0)
-    return step_memory(shapes, count, copies + (AVERAGE_BYTES if stage.average_decay else 0))
+    return step_memory(shapes, count, copies, bool(stage.average_decay))

@@ -8,6 +8,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeAlias
 
+import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
@@ -57,17 +58,8 @@ def load_model_weights(model: MugDiT | Sequence[MugDiT], folder: Path) -> None:
     """Strict load of `model/` written by save_model, in any layout. Raises UserError when its tensors are not the model's, or not
     what was written."""
     digests.check(folder / "model", damage)
-    _load_weights(model, folder / "model", "raise_all")
-
-
-def load_state_weights(model: MugDiT | Sequence[MugDiT], checkpoint: Path) -> None:
-    """The weights alone of a training checkpoint that Engine.save wrote."""
-    _load_weights(model, checkpoint / "state", "assume_ok_unexpected")
-
-
-def _load_weights(model: MugDiT | Sequence[MugDiT], folder: Path, strict: str) -> None:
     chunks = as_chunks(model)
-    load_state(chunks, load_sharded({"model": sharded_state(chunks)}, folder, strict)["model"])
+    load_state(chunks, load_sharded({"model": sharded_state(chunks)}, folder / "model", "raise_all")["model"])
 
 
 def load_sharded(state: dict[str, Any], folder: Path, strict: str = "assume_ok_unexpected") -> dict[str, Any]:
@@ -88,12 +80,13 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
     return json.loads((checkpoint / "config.json").read_text())
 
 
-def load_chunks(checkpoint: Path, layout: Parallel) -> tuple[list[MugDiT], dict[str, Any]]:
-    """This rank's parts of the network of a checkpoint, with their weights, and its configuration."""
+def load_chunks(checkpoint: Path, layout: Parallel, dtype: torch.dtype | None = None) -> tuple[list[MugDiT], dict[str, Any]]:
+    """This rank's parts of the network of a checkpoint, with their weights in `dtype` (unset: the layout's precision), and its
+    configuration."""
     config = read_config(checkpoint)
     from mugv.training.engine import empty_chunks
 
-    chunks = empty_chunks(DiTModel(**config["model"]), config["text"]["width"], config["width_divisor"], layout)
+    chunks = empty_chunks(DiTModel(**config["model"]), config["text"]["width"], config["width_divisor"], layout, dtype)
     load_model_weights(chunks, checkpoint)
     for chunk in chunks:
         chunk.eval()

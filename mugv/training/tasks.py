@@ -16,9 +16,10 @@ from mugv.dit.model import MugDiT
 from mugv.dit.sharding import as_chunks, sharded_state
 from mugv.recipe.schema import AlignRound, Parallel, PretrainStage, TrainStage
 from mugv.training import process_groups
-from mugv.training.engine import CLIPS, ClipLosses, Engine, all_parameters, frozen_copy, run_schedule, total
+from mugv.training.engine import CLIPS, ClipLosses, Engine, run_schedule, total
 from mugv.training.flops import Clip, step_flops, utilisation
 from mugv.training.flow_data import FlowData
+from mugv.training.masters import empty_copy, frozen_copy
 from mugv.training.model_io import Save, load_model_weights, save_sharded
 from mugv.training.objectives import FlowBatch, dpo_loss, kto_loss, losses, pack, predict
 from mugv.training.preferences import PreferenceData
@@ -35,15 +36,13 @@ class FlowTask:
         self.engine = Engine(model, stage.optimizer, layout)
         self.data, self.stage, self.layout, self.seed = data, stage, layout, seed
         self.rank, self.world = process_groups.data_rank()
-        # In fp32: an update of 1e-4 of a weight is below bf16's resolution.
-        self.average = [frozen_copy(chunk).float() for chunk in self.engine.chunks] if stage.average_decay else None
+        # Of this rank's shares of the exact weights: an update of 1e-4 of a weight is below bf16's resolution.
+        self.average = [value.clone() for value in self.engine.masters.values()] if stage.average_decay else None
 
     @property
     def result(self) -> list[MugDiT]:
-        """The weights that later stages start from, in the precision of the training; asked for once it is over."""
-        if self.average is None:
-            return self.engine.chunks
-        return [chunk.to(self.engine.config.params_dtype) for chunk in self.average]
+        """The weights that later stages start from, in fp32; every rank asks for them."""
+        return self.engine.network() if self.average is None else self.engine.masters.network(self.average)
 
     def train_step(self, step: int) -> dict[str, float]:
         rate = learning_rate(self.stage.optimizer, step, self.stage.steps)
@@ -98,21 +97,22 @@ class FlowTask:
     def _update_average(self, step: int) -> None:
         if self.average is None:
             return
-        self.engine.sync_parameters()
         decay = min(self.stage.average_decay, (1 + step) / (10 + step))
-        weights = [weight.float() for weight in all_parameters(self.engine.chunks)]
-        torch._foreach_lerp_(all_parameters(self.average), weights, 1 - decay)
+        torch._foreach_lerp_(self.average, self.engine.masters.values(), 1 - decay)
 
     def save(self, folder: Path, asynchronous: bool = False) -> list[Save]:
         saves = self.engine.save(folder, asynchronous)
         if self.average is not None:
-            saves += save_sharded({"model": sharded_state(self.average)}, folder / "average" / "model", asynchronous)
+            network = self.engine.masters.network(self.average)
+            saves += save_sharded({"model": sharded_state(network)}, folder / "average" / "model", asynchronous)
         return saves
 
     def load(self, folder: Path) -> None:
         self.engine.load(folder)
         if self.average is not None:
-            load_model_weights(self.average, folder / "average")
+            network = [empty_copy(chunk, torch.float32) for chunk in self.engine.chunks]
+            load_model_weights(network, folder / "average")
+            self.average = self.engine.masters.shares_of(network)
 
 
 def clips_of(batch: FlowBatch, patch: int) -> list[Clip]:
@@ -147,7 +147,7 @@ class PreferenceTask:
         layout: Parallel,
         seed: int,
     ) -> None:
-        self.reference = [frozen_copy(chunk) for chunk in as_chunks(model)]
+        self.reference = [frozen_copy(chunk, chunk.config.params_dtype) for chunk in as_chunks(model)]
         self.engine = Engine(model, round_.optimizer, layout)
         self.preferences, self.real, self.round, self.seed = preferences, real, round_, seed
         self.micro_batch = layout.micro_batch
@@ -155,7 +155,8 @@ class PreferenceTask:
 
     @property
     def result(self) -> list[MugDiT]:
-        return self.engine.chunks
+        """The weights that later stages start from, in fp32; every rank asks for them."""
+        return self.engine.network()
 
     def train_step(self, step: int) -> dict[str, float]:
         rate = learning_rate(self.round.optimizer, step, self.round.steps)

@@ -83,7 +83,7 @@ def test_a_clip_does_not_see_its_neighbours(model):
 
 def test_appendix_b7_timestep_does_not_modulate_given_frames(model):
     """With attention cut off by zero output projections, given frames must not depend on t; noised ones must."""
-    from mugv.training.engine import frozen_copy
+    from mugv.training.masters import frozen_copy
 
     cut = frozen_copy(model)
     for layer in cut.layers.values():

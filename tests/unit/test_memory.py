@@ -112,8 +112,10 @@ def test_weights_and_optimizer_of_a_bf16_rank() -> None:
     assert (plain.weights, plain.gradients, plain.optimizer) == (2 * count, 4 * count, 12 * count)
     sharded = Parallel(world=8, precision="bf16", distributed_optimizer=True)
     assert stage_memory(Shapes(PUBLISHED, 4096, sharded, shapes.micro), 1, 0).optimizer == 12 * count // 8
-    averaged = stage_memory(shapes, 1, 0, copies=2)
-    assert averaged.total - plain.total == averaged.copies == 2 * count
+    compared = stage_memory(shapes, 1, 0, copies=2)
+    assert compared.total - plain.total == compared.copies == 2 * count
+    assert stage_memory(shapes, 1, 0, average=True).optimizer == 16 * count
+    assert stage_memory(Shapes(PUBLISHED, 4096, sharded, shapes.micro), 1, 0, average=True).optimizer == 16 * count // 8
     assert sum(plain.parts().values()) == plain.total
 
 
