@@ -17,8 +17,9 @@ from mugv.evaluation.columns import (
     real_clips,
     sample_columns,
 )
+from mugv.evaluation.paired import Group
 from mugv.evaluation.reconstruction import Mean, quality, reconstruct
-from mugv.evaluation.scores import ROWS
+from mugv.evaluation.scores import ROWS, score_clips
 from mugv.media.shapes import parse_caption
 from mugv.recipe.schema import Evaluate
 
@@ -36,13 +37,15 @@ class SizedGenerator(ClipGenerator, Protocol):
 
 @dataclass(frozen=True)
 class Assessment:
-    """All columns with their clips. `judge_reason`: why nothing was judged, "" when it was. `split`: whose clips are the real ones."""
+    """All columns with their clips. `judge_reason`: why nothing was judged, "" when it was. `split`: whose clips are the real ones,
+    which `clip_ids` names."""
 
     columns: list[Column]
     psnr: Mean | None
     ssim: Mean | None
     judge_reason: str
     split: str
+    clip_ids: list[str]
 
     def metrics(self) -> dict[str, float]:
         """Flat names: t2v_seen_colour, i2v_all, vae_psnr, ..."""
@@ -53,6 +56,17 @@ class Assessment:
                 found |= {f"{column.key}_{name}": getattr(score, name).value for name in ROWS}
         found |= {f"vae_{name}": mean.value for name, mean in (("psnr", self.psnr), ("ssim", self.ssim)) if mean}
         return found
+
+    def results(self, conditions: dict[str, str], judged: dict[str, str]) -> dict[str, Group]:
+        """What was measured of each clip, for the comparison with another model. `judged`: further conditions of what was generated."""
+        found = {
+            c.key: Group(conditions | judged, self._prompts(c), score_clips(c.verdicts, c.combinations)) for c in self.columns if c.verdicts
+        }
+        means = {name: list(mean.values) for name, mean in (("psnr", self.psnr), ("ssim", self.ssim)) if mean}
+        return found | ({"vae": Group(conditions, self.clip_ids, means)} if means else {})
+
+    def _prompts(self, column: Column) -> list[str]:
+        return column.captions if column.key.startswith("t2v") else self.clip_ids
 
 
 def assess(clip_set: Clips, vae: Any, generator: SizedGenerator, settings: Evaluate, progress: Progress) -> Assessment:
@@ -69,7 +83,7 @@ def assess(clip_set: Clips, vae: Any, generator: SizedGenerator, settings: Evalu
     else:
         made = generated_columns(generator, real, settings.clips, settings.sampler, size, frames, settings.seed, tick)
     psnr, ssim = quality([r.frames for r in real], first[-1].clips) or (None, None)
-    return Assessment([*first, *made], psnr, ssim, reason, split)
+    return Assessment([*first, *made], psnr, ssim, reason, split, [r.clip_id for r in real])
 
 
 def _source(clip_set: Clips, settings: Evaluate) -> tuple[str, str]:

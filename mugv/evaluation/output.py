@@ -58,7 +58,8 @@ def write_metrics(
 ) -> None:
     """metrics.json, which the register stage, the gate and the README's table read."""
     table = {c.key: {"title": c.title, **score.to_dict()} for c in assessment.columns if (score := c.score())}
-    vae = {name: asdict(mean) for name, mean in (("psnr", assessment.psnr), ("ssim", assessment.ssim)) if mean}
+    means = {name: asdict(mean) for name, mean in (("psnr", assessment.psnr), ("ssim", assessment.ssim)) if mean}
+    vae = {name: {key: mean[key] for key in ("n", "value", "low", "high")} for name, mean in means.items()}
     tree = {
         "metrics": metrics,
         "table": table,

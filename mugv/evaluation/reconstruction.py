@@ -25,6 +25,8 @@ class Mean:
     value: float
     low: float
     high: float
+    values: tuple[float, ...] = ()
+    """Of each clip."""
 
     @staticmethod
     def of(values: Sequence[float]) -> Mean:
@@ -33,7 +35,7 @@ class Mean:
             raise ValueError("a mean needs at least one clip")
         mean = float(np.mean(values))
         half = 1.959964 * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
-        return Mean(n, mean, mean - half, mean + half)
+        return Mean(n, mean, mean - half, mean + half, tuple(values))
 
 
 def to_tensor(clips_BTHWC: np.ndarray) -> Tensor:

@@ -65,6 +65,13 @@ class Score:
         return Score(n=tree["n"], **{name: Rate(**tree[name]) for name in ROWS})
 
 
+def score_clips(verdicts: Sequence[Verdict], combinations: Sequence[Combination]) -> dict[str, list[float]]:
+    """Row of the table -> 1 or 0 of each clip."""
+    matches = [v.matches(c) for v, c in zip(verdicts, combinations, strict=True)]
+    found = {name: [float(m[name]) for m in matches] for name in (*ATTRIBUTES, "steady")}
+    return found | {"all": [float(all(m[name] for name in ATTRIBUTES)) for m in matches]}
+
+
 def score_table(verdicts: Sequence[Verdict], combinations: Sequence[Combination]) -> Score:
     """Verdict i is judged against combination i. Raises ValueError when their numbers differ."""
     if len(verdicts) != len(combinations):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 from mugv.errors import UserError
+from mugv.evaluation.paired import FILE as RESULTS_FILE
+from mugv.evaluation.paired import LOWER_IS_BETTER, Comparison, NotComparableError, Results, compare, read_results, to_json
 from mugv.recipe.schema import Gate
 
 CHAMPION = "champion"
@@ -21,6 +24,8 @@ REASONS = "mugv.gate.reasons"
 METRIC = "metric."
 KEY = "mugv.key."
 LINEAGE_FILE = "lineage.json"
+AUTO = ("t2v_seen_all", "validation_flow_loss")
+"""Metrics that `compare: auto` takes, the first that was measured."""
 
 
 @dataclass(frozen=True)
@@ -51,34 +56,72 @@ class GateDecision:
     reasons: tuple[str, ...]
 
 
-def decide(gate: Gate, metrics: Mapping[str, float], champion: Version | None, unmeasured: str = "") -> GateDecision:
-    """Every threshold must hold and `gate.compare` must be above the present champion's. `unmeasured`: why metrics are missing."""
-    passed, failed = [], []
-    for name, minimum in sorted(gate.minimum.items()):
-        if name not in metrics:
-            failed.append(f"{name} was not measured{f' ({unmeasured})' if unmeasured else ''}; at least {minimum:g} is asked")
-        elif metrics[name] >= minimum:
-            passed.append(f"{name} {metrics[name]:.4g} is at least {minimum:g}")
-        else:
-            failed.append(f"{name} {metrics[name]:.4g} is under {minimum:g}")
-    better, reason = _compare(gate.compare, metrics, champion)
-    (passed if better else failed).append(reason)
-    return GateDecision(not failed, tuple(failed or passed))
+def decide(
+    gate: Gate,
+    metrics: Mapping[str, float],
+    champion: Version | None,
+    unmeasured: str = "",
+    results: Results | None = None,
+    champion_results: Results | None = None,
+) -> GateDecision:
+    """Every metric must be finite, every threshold must hold, and the champion must be beaten on the same prompts.
+
+    `unmeasured`: why metrics are missing. `results`: what both made of each prompt.
+    """
+    said = [(False, f"{name} is {value:g}: no finite number") for name, value in sorted(metrics.items()) if not math.isfinite(value)]
+    said += [_threshold(name, "least", limit, metrics, unmeasured) for name, limit in sorted(gate.minimum.items())]
+    said += [_threshold(name, "most", limit, metrics, unmeasured) for name, limit in sorted(gate.maximum.items())]
+    said.append(_compare(gate, metrics, champion, results or {}, champion_results or {}))
+    failed = tuple(reason for holds, reason in said if not holds)
+    return GateDecision(not failed, failed or tuple(reason for _, reason in said))
 
 
-def _compare(name: str | None, metrics: Mapping[str, float], champion: Version | None) -> tuple[bool, str]:
+def _threshold(name: str, bound: str, limit: float, metrics: Mapping[str, float], unmeasured: str) -> tuple[bool, str]:
+    if name not in metrics:
+        return False, f"{name} was not measured{f' ({unmeasured})' if unmeasured else ''}; at {bound} {limit:g} is asked"
+    value = metrics[name]
+    if value >= limit if bound == "least" else value <= limit:
+        return True, f"{name} {value:.4g} is at {bound} {limit:g}"
+    return False, f"{name} {value:.4g} is {'under' if bound == 'least' else 'over'} {limit:g}"
+
+
+def _compare(gate: Gate, metrics: Mapping[str, float], champion: Version | None, own: Results, others: Results) -> tuple[bool, str]:
     if champion is None:
         return True, "there is no champion yet"
+    whose = f"champion {champion.version}"
+    name = gate.compare if gate.compare != "auto" else next((n for n in AUTO if n in metrics), "")
     if name is None:
-        return True, f"no metric to compare with champion {champion.version} is set"
+        return True, f"no metric to compare with {whose} is set"
     if name not in metrics:
-        return False, f"{name} was not measured, so it cannot be compared with champion {champion.version}"
+        return False, f"{name or ' or '.join(AUTO)} was not measured, so it cannot be compared with {whose}"
+    theirs = champion.metrics.get(name, 0.0)
+    if not math.isfinite(theirs):
+        return True, f"{whose}'s {name} is {theirs:g}: no finite number to compare with"
     if name not in champion.metrics:
-        return True, f"champion {champion.version} has no {name}"
-    mine, theirs = metrics[name], champion.metrics[name]
-    if mine > theirs:
-        return True, f"{name} {mine:.4g} is above champion {champion.version}'s {theirs:.4g}"
-    return False, f"{name} {mine:.4g} is not above champion {champion.version}'s {theirs:.4g}"
+        return False, f"{whose} has no {name} to compare with; `mugv promote` replaces it all the same"
+    if not others:
+        return _by_numbers(name, metrics[name], theirs, whose)
+    try:
+        return _by_test(gate, compare(name, own, others), whose)
+    except NotComparableError as error:
+        return False, f"{name} is not compared with {whose}: {error}; `mugv promote` replaces it all the same"
+
+
+def _by_numbers(name: str, mine: float, theirs: float, whose: str) -> tuple[bool, str]:
+    """Versions of before results by prompt were kept."""
+    lower = name in LOWER_IS_BETTER
+    better, word = (mine < theirs, "under") if lower else (mine > theirs, "above")
+    why = f"numbers alone: {whose} kept no results by prompt"
+    return better, f"{name} {mine:.4g} is {'' if better else 'not '}{word} {whose}'s {theirs:.4g} ({why})"
+
+
+def _by_test(gate: Gate, found: Comparison, whose: str) -> tuple[bool, str]:
+    better = gate.replace == "better"
+    p = found.p_better if better else found.p_worse
+    significant = p < gate.significance
+    verdict = f"{'' if significant else 'not '}significantly {'better' if better else 'worse'} than {whose}"
+    sign = "under" if significant else "not under"
+    return significant == better, f"{found}; {verdict} (paired permutation test, p {p:.2g} {sign} {gate.significance:g})"
 
 
 class Registry:
@@ -183,6 +226,23 @@ class Registry:
         tree: dict[str, Any] = json.loads(Path(path).read_text())
         return tree
 
+    def results(self, version: Version) -> Results:
+        """What the version made of each prompt of its evaluation; {} for versions that were registered without."""
+        import mlflow
+
+        if RESULTS_FILE not in {artifact.path for artifact in self.client.list_artifacts(version.run_id)}:
+            return {}
+        mlflow.set_tracking_uri(self.uri)
+        return read_results(Path(mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=RESULTS_FILE)))
+
+    def before(self, version: Version) -> Version | None:
+        """The champion that `version` is to replace, or has replaced when it is champion already."""
+        present = self.champion(version.name)
+        if present is None or present.version != version.version:
+            return present
+        earlier = self.history(version.name)[-2:-1]
+        return self.version(version.name, earlier[0]) if earlier else None
+
     def download(self, version: Version) -> dict[str, Path]:
         """Local folders of the model's artifacts: `checkpoint` and `vae`, which Generator.open takes."""
         import mlflow
@@ -213,6 +273,7 @@ def log_version(
     artifacts: Mapping[str, Path],
     lineage: Mapping[str, Any],
     metrics: Mapping[str, float],
+    results: Results | None = None,
 ) -> Version:
     """Package the generator and register it as a new version; its run is nested in `parent`."""
     import mlflow
@@ -226,6 +287,8 @@ def log_version(
     # By id: without one, start_run would go on with the run that MLFLOW_RUN_ID names, which is the parent.
     with mlflow.start_run(run_id=made.info.run_id) as run:
         mlflow.log_dict(dict(lineage), LINEAGE_FILE)
+        if results:
+            mlflow.log_text(to_json(results), RESULTS_FILE)
         info = mlflow.pyfunc.log_model(
             name="generator",
             python_model=str(Path(__file__).with_name("video_model.py")),

@@ -110,12 +110,16 @@ UNJUDGED = ("vae_psnr", "vae_ssim", "validation_flow_loss")
 def _check_gate(recipe: Recipe) -> None:
     judge, gate = recipe.evaluate.judge, recipe.register_.gate
     known = {*UNJUDGED, *(f"{column}_{name}" for column in JUDGED for name in SAID if judge == "shapes")}
-    for key, names in (("minimum", list(gate.minimum)), ("compare", [gate.compare] if gate.compare else [])):
+    compared = [gate.compare] if gate.compare not in (None, "auto") else []
+    for key, names in (("minimum", list(gate.minimum)), ("maximum", list(gate.maximum)), ("compare", compared)):
         unknown = [name for name in names if name not in known]
         if unknown:
             columns = f", and of {', '.join(JUDGED)} each with {', '.join(f'_{name}' for name in SAID)}" if judge == "shapes" else ""
             measured = f"{', '.join(UNJUDGED)}{columns}"
             raise ValueError(f"register.gate.{key}: evaluate.judge {judge} gives no {unknown[0]}; it gives {measured}")
+    for name in gate.minimum.keys() & gate.maximum.keys():
+        if gate.minimum[name] > gate.maximum[name]:
+            raise ValueError(f"register.gate: minimum {gate.minimum[name]:g} of {name} must not exceed its maximum {gate.maximum[name]:g}")
 
 
 def _check_vae(recipe: Recipe) -> None:

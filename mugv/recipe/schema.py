@@ -267,12 +267,21 @@ class Evaluate(Part):
 
 
 class Gate(Part):
-    """Thresholds, metric name -> smallest value that lets a version become `champion`."""
+    """What lets a version become `champion`: thresholds, and a paired test against the present champion. A metric that is not finite
+    holds every version back."""
 
     minimum: dict[str, float] = Field(default_factory=dict)
     """Metric of the evaluation, such as `vae_psnr` (dB) or `t2v_seen_colour` (share), -> its smallest value."""
-    compare: str | None = None
-    """The metric that must exceed the present champion's."""
+    maximum: dict[str, float] = Field(default_factory=dict)
+    """Metric of the evaluation, such as `validation_flow_loss`, -> its largest value."""
+    compare: str | None = "auto"
+    """The metric that is compared with the present champion's on the prompts that both were asked for. auto: `t2v_seen_all` where the
+    judge saw it, else `validation_flow_loss`. null: the champion is not looked at."""
+    replace: Literal["better", "not-worse"] = "better"
+    """better: a version replaces the champion when the test finds it better; not-worse: unless the test finds it worse, which suits
+    retraining on fresh data, and lets losses too small for the test add up over many versions."""
+    significance: Annotated[float, Field(ge=0.001, le=0.5)] = 0.05
+    """Level of the one-sided paired test: how often one of two equal models is taken for better."""
 
 
 class Register(Part):

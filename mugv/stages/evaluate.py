@@ -1,7 +1,12 @@
-"""Stage `evaluate`: what the model can do, as numbers, pictures and one page (report.html, report.json, metrics.json, samples/)."""
+"""Stage `evaluate`: what the model can do, as numbers, pictures and one page.
+
+Output: report.html, report.json, metrics.json, results.json (what was measured of each clip), samples/.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -12,6 +17,8 @@ from mugv.stages.graph import build_graph
 if TYPE_CHECKING:
     from torch.nn import Module
 
+    from mugv.evaluation.assess import Assessment
+    from mugv.evaluation.paired import Group
     from mugv.evaluation.report import Curve
     from mugv.generation import Generator
 
@@ -21,6 +28,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     from mugv.dataset.clipset import ClipSet
     from mugv.evaluation import output
     from mugv.evaluation.assess import assess
+    from mugv.evaluation.paired import FILE, to_json
     from mugv.evaluation.report import Origin, ReportData, save_report
     from mugv.generation import Generator
 
@@ -28,17 +36,18 @@ def run(ctx: StageContext) -> dict[str, float]:
     clip_set = ClipSet.open(ctx.inputs["clips"])
     generator = Generator.open(ctx.inputs["checkpoint"], ctx.inputs["vae"])
     assessment = assess(clip_set, generator.vae, generator, settings, ctx.progress)
-    loss, loss_clips = _validation_loss(ctx, generator)
-    metrics = {**assessment.metrics(), **loss}
+    losses = _validation_losses(ctx, generator)
+    metrics = assessment.metrics() | ({"validation_flow_loss": math.fsum(losses.values()) / len(losses)} if losses else {})
     parameters = {"VideoVAE": _parameters(generator.vae), "MUG-DiT": _parameters(generator.model)}
     output.write_metrics(assessment, metrics, ctx.out, settings.sampler, generator.size, generator.frames)
+    (ctx.out / FILE).write_text(to_json(_results(ctx, generator, assessment, losses)))
     sheets = output.write_samples(assessment, ctx.out, generator.fps)
     data = ReportData(
         title=f"{name}: evaluation",
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         recipe_name=name,
         recipe_digest=digest(ctx.recipe),
-        facts=output.facts(assessment, metrics, parameters, loss_clips),
+        facts=output.facts(assessment, metrics, parameters, len(losses)),
         columns=output.report_columns(assessment),
         judge_reason=assessment.judge_reason,
         bars=dict(ctx.recipe.register_.gate.minimum),
@@ -56,18 +65,42 @@ def _parameters(network: Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def _validation_loss(ctx: StageContext, generator: Generator) -> tuple[dict[str, float], int]:
-    """({"validation_flow_loss": loss}, clips it was measured on); ({}, 0) when no clip was held out."""
+def _validation_losses(ctx: StageContext, generator: Generator) -> dict[str, float]:
+    """Held-out clip -> flow loss; {} when no clip was held out."""
     from mugv.dataset.latentset import LatentSet
-    from mugv.training.flow_data import stage_ratio
-    from mugv.training.validation import validation_loss
+    from mugv.training.validation import validation_losses
 
     latents = LatentSet.open(ctx.inputs["latents"])
     clips = min(ctx.recipe.evaluate.flow_loss_clips, len(latents.clips("validation")))
-    if not clips:
-        return {}, 0
-    ratio = stage_ratio(generator.flow, generator.size, 1 + generator.frames // 8)
-    return {"validation_flow_loss": validation_loss(generator.model, latents, generator.size, ratio, clips)}, clips
+    return validation_losses(generator.model, latents, generator.size, _ratio(generator), clips) if clips else {}
+
+
+def _ratio(generator: Generator) -> float:
+    from mugv.training.flow_data import stage_ratio
+
+    return stage_ratio(generator.flow, generator.size, 1 + generator.frames // 8)
+
+
+def _results(ctx: StageContext, generator: Generator, assessment: Assessment, losses: dict[str, float]) -> dict[str, Group]:
+    """Of each clip, with what must be equal in two evaluations for their numbers to mean the same."""
+    from mugv.dataset.latentset import LatentSet
+    from mugv.digests import file_digest
+    from mugv.evaluation.paired import Group
+    from mugv.stages.code_digest import code_digest
+
+    recipe, norm = ctx.recipe, LatentSet.open(ctx.inputs["latents"]).norm
+    shape = {"size": f"{generator.size[0]}x{generator.size[1]}", "length": f"{generator.frames} frames"}
+    judged = {"judge": code_digest(("mugv.evaluation.judge",)), "sampler": recipe.evaluate.sampler.model_dump_json()}
+    latents = {
+        "VAE": file_digest(ctx.inputs["vae"] / "model.safetensors"),
+        "latent norm": json.dumps([norm.shift, norm.scale]),
+        "text encoder": recipe.text.model_dump_json(),
+        "time shift": repr(_ratio(generator)),
+    }
+    found = assessment.results(shape, judged)
+    if losses:
+        found["validation"] = Group(shape | latents, list(losses), {"flow_loss": list(losses.values())})
+    return found
 
 
 def _curves(ctx: StageContext) -> list[Curve]:

@@ -36,21 +36,23 @@ def run(ctx: StageContext) -> dict[str, float]:
 
 
 def _register(ctx: StageContext, environment: RunEnvironment, lineage: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
+    from mugv.evaluation.paired import FILE, read_results
     from mugv.platform.registry import Registry, decide, log_version
 
     tracking = _tracking(environment)
     name, gate = ctx.recipe.register_.model, ctx.recipe.register_.gate
-    metrics = numbers(evaluation)
+    metrics, results = numbers(evaluation), read_results(ctx.inputs["evaluate"] / FILE)
     registry = Registry(tracking.uri)
     # A run that died after registering must not register twice.
     key = lineage["nodes"]["register"]["key"]
     version = next((v for v in registry.versions(name) if v.keys.get("register") == key), None)
     if version is None:
         artifacts = {"checkpoint": ctx.inputs["checkpoint"], "vae": ctx.inputs["vae"]}
-        version = log_version(tracking.uri, tracking.experiment, lineage["mlflow_run"], name, artifacts, lineage, metrics)
+        version = log_version(tracking.uri, tracking.experiment, lineage["mlflow_run"], name, artifacts, lineage, metrics, results)
         registry.tag(version, _tags(lineage, metrics))
-    champion = registry.champion(name)
-    decision = decide(gate, metrics, champion, unmeasured=str(evaluation.get("judge_reason", "")))
+    champion = registry.before(version)
+    theirs = registry.results(champion) if champion else {}
+    decision = decide(gate, metrics, champion, str(evaluation.get("judge_reason", "")), results, theirs)
     return _announce(registry, version, champion, decision, metrics)
 
 

@@ -12,8 +12,10 @@ from mugv.training.objectives import FlowBatch, clip_losses
 
 
 @torch.no_grad()
-def validation_loss(model: MugDiT, latents: LatentSet, size: tuple[int, int], ratio: float, clips: int, levels: int = 4) -> float:
-    """Mean over `clips` validation clips and `levels` evenly spaced timesteps (before the shift by `ratio`)."""
+def validation_losses(
+    model: MugDiT, latents: LatentSet, size: tuple[int, int], ratio: float, clips: int, levels: int = 4
+) -> dict[str, float]:
+    """Clip -> mean over `levels` evenly spaced timesteps (before the shift by `ratio`), of the first `clips` validation clips."""
     rows = latents.clips("validation")[:clips]
     model.eval()
     losses = []
@@ -26,4 +28,4 @@ def validation_loss(model: MugDiT, latents: LatentSet, size: tuple[int, int], ra
         fps = torch.tensor([r.fps for r in rows])
         batch = FlowBatch(clean, noise, timestep, noised, text, mask, fps)
         losses.append(clip_losses(model, batch.to(next(model.parameters()).device)))
-    return float(torch.cat(losses).mean())
+    return {row.clip_id: float(loss) for row, loss in zip(rows, torch.stack(losses).mean(dim=0), strict=True)}

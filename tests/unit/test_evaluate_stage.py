@@ -113,6 +113,20 @@ def test_metrics_have_the_names_that_the_gate_uses(judged):
     assert json.loads((out / "metrics.json").read_text())["metrics"] == metrics
 
 
+def test_every_metric_is_kept_by_prompt_for_the_comparison_with_the_champion(judged):
+    from mugv.evaluation.paired import FILE, compare, read_results
+
+    out, metrics, _ = judged
+    results = read_results(out / FILE)
+    for name in metrics:
+        found = compare(name, results, results)
+        assert found.wins == found.losses == 0
+    assert set(results["validation"].prompts) <= set(results["vae"].prompts) == {f"clip{k}" for k in range(12) if k % 3}
+    assert len(results["t2v_seen"].prompts) == 12
+    assert results["t2v_seen"].values["colour"].count(1.0) / 12 == pytest.approx(metrics["t2v_seen_colour"])
+    assert np.mean(results["validation"].values["flow_loss"]) == pytest.approx(metrics["validation_flow_loss"])
+
+
 def test_the_judge_is_right_on_real_clips_and_finds_nothing_in_an_untrained_model(judged):
     _, metrics, _ = judged
     assert [metrics[f"real_{name}"] for name in ("colour", "shape", "direction")] == [1.0, 1.0, 1.0]

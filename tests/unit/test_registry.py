@@ -1,11 +1,13 @@
 """The gate, the champion and its history, on a real MLflow database with small registered versions."""
 
+import json
 from pathlib import Path
 
 import pytest
 from recipes import small_recipe
 
 from mugv.errors import UserError
+from mugv.evaluation.paired import FILE, Group, to_json
 from mugv.platform.registry import REASONS, Registry, Version, decide, log_version
 from mugv.platform.tracking import Tracking
 from mugv.recipe.schema import Gate
@@ -27,9 +29,11 @@ def test_first_version_that_meets_the_thresholds_becomes_champion() -> None:
     [
         ({**GOOD, "colour": 0.89}, None, "colour 0.89 is under 0.9"),
         ({"colour": 0.95, "all": 0.6}, None, "shape was not measured (no judge for this footage); at least 0.7 is asked"),
-        (GOOD, champion_with(all=0.6), "all 0.6 is not above champion 7's 0.6"),
+        (GOOD, champion_with(all=0.6), "all 0.6 is not above champion 7's 0.6 (numbers alone: champion 7 kept no results by prompt)"),
         ({"colour": 0.95, "shape": 0.8}, champion_with(all=0.6), "all was not measured, so it cannot be compared with champion 7"),
-        ({**GOOD, "colour": float("nan")}, None, "colour nan is under 0.9"),
+        ({**GOOD, "loss": float("nan")}, None, "loss is nan: no finite number"),
+        ({**GOOD, "loss": float("inf")}, champion_with(all=0.5), "loss is inf: no finite number"),
+        (GOOD, champion_with(shape=0.5), "champion 7 has no all to compare with; `mugv promote` replaces it all the same"),
     ],
 )
 def test_gate_holds_a_version_back_and_says_why(metrics: dict[str, float], champion: Version | None, reason: str) -> None:
@@ -41,7 +45,74 @@ def test_gate_holds_a_version_back_and_says_why(metrics: dict[str, float], champ
 def test_better_version_passes_and_names_what_it_beat() -> None:
     decision = decide(GATE, GOOD, champion_with(all=0.5))
     assert decision.champion
-    assert "all 0.6 is above champion 7's 0.5" in decision.reasons
+    assert "all 0.6 is above champion 7's 0.5" in decision.reasons[-1]
+
+
+def test_a_maximum_holds_a_version_back() -> None:
+    gate = Gate(maximum={"loss": 1.0}, compare=None)
+    assert decide(gate, {"loss": 1.0}, None).champion
+    assert decide(gate, {"loss": 1.5}, None).reasons == ("loss 1.5 is over 1",)
+    assert decide(gate, {}, None).reasons == ("loss was not measured; at most 1 is asked",)
+
+
+def test_a_champion_that_is_no_number_can_be_replaced() -> None:
+    """It was above every challenger for ever: nothing is greater than nan."""
+    decision = decide(GATE, GOOD, champion_with(all=float("nan")))
+    assert decision.champion
+    assert "champion 7's all is nan: no finite number to compare with" in decision.reasons
+
+
+def test_a_lower_flow_loss_wins_by_the_numbers_too() -> None:
+    gate = Gate(compare="validation_flow_loss")
+    assert decide(gate, {"validation_flow_loss": 0.8}, champion_with(validation_flow_loss=0.9)).champion
+    assert not decide(gate, {"validation_flow_loss": 0.9}, champion_with(validation_flow_loss=0.8)).champion
+
+
+def results(right: int, prompts: int = 40, **conditions: str) -> dict[str, Group]:
+    values = [1.0] * right + [0.0] * (prompts - right)
+    return {"t2v_seen": Group(conditions, [f"p{k}" for k in range(prompts)], {"all": values})}
+
+
+@pytest.mark.parametrize(
+    ("mine", "replace", "promoted", "says"),
+    [
+        (
+            31,
+            "better",
+            False,
+            "1 of 40 common prompts better, 0 worse; not significantly better than champion 7",
+        ),
+        (31, "not-worse", True, "not significantly worse than champion 7"),
+        (
+            36,
+            "better",
+            True,
+            "6 of 40 common prompts better, 0 worse; (paired permutation test, p 0.016 under 0.05)",
+        ),
+        (29, "not-worse", True, "0 of 40 common prompts better, 1 worse; not significantly worse"),
+        (22, "not-worse", False, "0 of 40 common prompts better, 8 worse; significantly worse than champion 7"),
+    ],
+)
+def test_the_champion_is_compared_on_the_same_prompts(mine: int, replace: str, promoted: bool, says: str) -> None:
+    """Compared by one number, every second run of an equal model replaced the champion."""
+    gate = Gate.model_validate({"replace": replace})
+    champion = champion_with(t2v_seen_all=0.75)
+    decision = decide(gate, {"t2v_seen_all": mine / 40}, champion, results=results(mine), champion_results=results(30))
+    assert decision.champion == promoted
+    assert says in decision.reasons[-1]
+
+
+def test_a_model_judged_by_another_judge_does_not_replace_the_champion() -> None:
+    champion = champion_with(t2v_seen_all=0.1)
+    decision = decide(Gate(), {"t2v_seen_all": 1.0}, champion, results=results(40, judge="b"), champion_results=results(4, judge="a"))
+    assert decision.reasons == (
+        "t2v_seen_all is not compared with champion 7: it was measured with another judge; `mugv promote` replaces it all the same",
+    )
+
+
+def test_recipes_without_a_judge_are_compared_by_the_flow_loss() -> None:
+    decision = decide(Gate(), {"validation_flow_loss": 0.9, "vae_psnr": 30.0}, champion_with(validation_flow_loss=0.8))
+    assert "validation_flow_loss 0.9 is not under champion 7's 0.8" in decision.reasons[0]
 
 
 @pytest.fixture(scope="module")
@@ -117,32 +188,51 @@ def test_model_without_a_champion_is_no_error(tracking: Tracking, three_versions
     assert three_versions.champion("never-registered") is None
 
 
-def test_register_stage_does_not_register_twice_after_a_kill(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import json
-
+def run_register(tracking: Tracking, folder: Path, monkeypatch: pytest.MonkeyPatch, right: int, *changes: str, times: int = 1) -> dict:
+    """The register stage's output, for an evaluation with `right` of 40 prompts right."""
     from mugv.stages import register
     from mugv.stages.base import StageContext
     from mugv.stages.execute import RunEnvironment
     from mugv.store.base import Ref
 
-    recipe = small_recipe(tmp_path, "register.model=twice", "register.gate.minimum={t2v_seen_all: 0.5}")
-    environment = RunEnvironment(tmp_path / "s", str(tmp_path / "s" / "store"), "run1", tracking.uri, tracking.experiment, "", "")
+    folder.mkdir(exist_ok=True)
+    recipe = small_recipe(folder, *changes)
+    environment = RunEnvironment(folder / "s", str(folder / "s" / "store"), "run1", tracking.uri, tracking.experiment, "", "")
     for name, value in environment.to_env().items():
         monkeypatch.setenv(name, value)
-    inputs = {name: tmp_path / name for name in ("evaluate", "checkpoint", "vae", "latents", "clips")}
-    for folder in inputs.values():
-        folder.mkdir()
-        (folder / "metrics.json").write_text(json.dumps({"t2v_seen_all": 0.6, "judge_reason": ""}))
+    inputs = {name: folder / name for name in ("evaluate", "checkpoint", "vae", "latents", "clips")}
+    for each in inputs.values():
+        each.mkdir()
+        (each / "metrics.json").write_text(json.dumps({"t2v_seen_all": right / 40, "judge_reason": ""}))
+    (inputs["evaluate"] / FILE).write_text(to_json(results(right)))
     refs = {name: Ref("file:///x", "k", "d") for name in inputs}
-    for attempt in ("first", "second"):
-        out = tmp_path / attempt
+    for attempt in range(times):
+        out = folder / f"attempt{attempt}"
         out.mkdir()
-        metrics = register.run(StageContext(recipe, "register", 0, inputs, refs, out, tmp_path))
-        assert metrics == {"version": 1.0, "champion": 1.0}
+        register.run(StageContext(recipe, "register", 0, inputs, refs, out, folder))
+    return json.loads((out / "registered.json").read_text())
+
+
+def test_a_version_keeps_its_results_by_prompt_and_the_next_is_compared_with_them(
+    tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [
+        run_register(tracking, tmp_path / str(right), monkeypatch, right, "register.model=paired", f"evaluate.seed={right}")
+        for right in (30, 31, 38)
+    ]
+    assert [(x["version"], x["champion"]) for x in said] == [("1", True), ("2", False), ("3", True)]
+    assert "1 of 40 common prompts better, 0 worse; not significantly better than champion 1" in said[1]["reasons"][0]
+    assert "8 of 40 common prompts better, 0 worse; significantly better than champion 1" in said[2]["reasons"][0]
+    registry = Registry(tracking.uri)
+    assert registry.results(registry.resolve("models:/paired@champion")) == results(38)
+
+
+def test_register_stage_does_not_register_twice_after_a_kill(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = ("register.model=twice", "register.gate.minimum={t2v_seen_all: 0.5}")
+    written = run_register(tracking, tmp_path / "run", monkeypatch, 24, *changes, times=2)
     registry = Registry(tracking.uri)
     assert len(registry.versions("twice")) == 1
     lineage = registry.lineage(registry.resolve("models:/twice@champion"))
     assert lineage["run"] == "run1"
     assert lineage["nodes"]["encode"]["inputs"] == {"clips": "curate", "vae": "train_vae"}
-    written = json.loads((tmp_path / "second" / "registered.json").read_text())
     assert (written["uri"], written["champion"]) == ("models:/twice/1", True)
