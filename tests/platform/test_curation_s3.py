@@ -226,7 +226,7 @@ def test_a_wrong_address_is_one_line_and_exit_2(server: Server, tmp_path: Path, 
 
 def test_a_list_with_a_wrong_bucket_ends_at_the_scan(server: Server, tmp_path: Path) -> None:
     path = lists(server, tmp_path / "list.parquet", "s3://nothing/a.mp4", "s3://bucket/gone.mp4")
-    recipe = recipe_for(tmp_path, f"data.videos={path}")
+    recipe = recipe_for(tmp_path, f"data.videos={path}", require_caption=False)
     with pytest.raises(UserError, match=r"^data\.videos s3://nothing: no such bucket; check the list and the endpoint$"):
         scan.run(context(tmp_path, "scan", recipe))
 
@@ -240,7 +240,7 @@ def test_wrong_and_missing_keys_are_told_at_once(
     with pytest.raises(StoreError, match=r"refused .*; check the bucket, the keys and the endpoint"):
         read_sources(RAW)
     with pytest.raises(StoreError, match=r"refused .*; check the bucket, the keys and the endpoint"):
-        scan.run(context(tmp_path, "scan", recipe_for(tmp_path, f"data.videos={path}")))
+        scan.run(context(tmp_path, "scan", recipe_for(tmp_path, f"data.videos={path}", require_caption=False)))
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(UserError, match=r"^data\.videos s3://bucket/team/raw: no keys; set MUGV_S3_ACCESS_KEY and MUGV_S3_SECRET_KEY"):
         read_sources(RAW)
