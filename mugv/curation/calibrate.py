@@ -6,7 +6,8 @@ labels.csv has columns clip_id and label; a label is `keep`, or the reasons for 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mugv.curation.explain import values_of
 from mugv.curation.rows import ClipRow
 from mugv.curation.rules import NO_CAPTION, RULES, Rule, failures, limits
 from mugv.errors import UserError
+from mugv.json_lines import shown
 from mugv.recipe.schema import Curation
 
 KEEP = "keep"
@@ -67,28 +69,38 @@ class Calibrated:
 
 def read_labels(path: Path, known: Mapping[str, ClipRow]) -> dict[str, frozenset[str]]:
     """clip_id -> reasons, empty for keep. Raises UserError in one line for a bad file, clip or label."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"--calibrate {path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise UserError(f"--calibrate {path}: not UTF-8 text") from None
-    lines = csv.DictReader(text.splitlines())
-    missing = [name for name in ("clip_id", "label") if name not in (lines.fieldnames or ())]
-    if missing:
-        raise UserError(f"{path.name} line 1: column {missing[0]!r} is missing; the columns are clip_id,label")
     labels: dict[str, frozenset[str]] = {}
-    for line in lines:
-        where = f"{path.name} line {lines.line_num}"
-        clip, label = (line["clip_id"] or "").strip(), (line["label"] or "").strip()
+    for where, clip, label in _lines(path):
         if clip not in known:
-            raise UserError(f"{where}: clip {clip!r} is not in the clip set; use clip_id of its manifest")
+            raise UserError(f"{where}: clip {shown(clip)} is not in the clip set; use clip_id of its manifest")
         if clip in labels:
             raise UserError(f"{where}: clip {clip!r} has a label already")
         labels[clip] = _reasons(label, where)
     if not labels:
         raise UserError(f"{path.name}: no labels; give a line a clip, such as {next(iter(known), 'clip')},keep")
     return labels
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Where, clip_id and label of every line. Raises UserError for what is no such table."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"--calibrate {path}: not a file; give a CSV file with the columns clip_id,label")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"--calibrate {path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--calibrate {path}: not UTF-8 text") from None
+    # Not str.splitlines(), which also parts lines at U+2028, U+0085 and form feeds.
+    lines = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        missing = [name for name in ("clip_id", "label") if name not in (lines.fieldnames or ())]
+        if missing:
+            raise UserError(f"{path.name} line 1: column {missing[0]!r} is missing; the columns are clip_id,label")
+        for line in lines:
+            yield f"{path.name} line {lines.line_num}", (line["clip_id"] or "").strip(), (line["label"] or "").strip()
+    except csv.Error as error:
+        raise UserError(f"{path.name} near line {lines.line_num}: not CSV ({error}); expected clip_id,label") from None
 
 
 def calibrate(rows: Sequence[ClipRow], labels: Mapping[str, frozenset[str]], settings: Curation) -> list[Calibrated]:
@@ -132,7 +144,9 @@ def _reasons(label: str, where: str) -> frozenset[str]:
     found = frozenset(part.strip() for part in label.split("|"))
     unknown = sorted(found - known)
     if unknown:
-        raise UserError(f"{where}: label {unknown[0]!r} is not known; use {KEEP}, or reasons separated by |: {', '.join(sorted(known))}")
+        raise UserError(
+            f"{where}: label {shown(unknown[0])} is not known; use {KEEP}, or reasons separated by |: {', '.join(sorted(known))}"
+        )
     return found
 
 

@@ -49,7 +49,8 @@ def _restore(part: Path, homes: dict[str, str], work: Path) -> None:
         (temporary / home).mkdir(parents=True)
         write_rows(temporary / home / ROWS, own)
         (temporary / home / METER).write_text(json.dumps(asdict(Meter())))
-    where = {row.clip_id: temporary / home for home, own in rows.items() for row in own}
+    # The names of files come from the part: one that leaves its folder is not written.
+    where = {row.clip_id: temporary / home for home, own in rows.items() for row in own if row.clip_id == Path(row.clip_id).name}
     for path in sorted(part.glob("*.tar")):
         _extract(path, where)
     if (part / EMBEDDINGS).exists():
@@ -62,9 +63,11 @@ def _restore(part: Path, homes: dict[str, str], work: Path) -> None:
 def _extract(path: Path, where: Mapping[str, Path]) -> None:
     with tarfile.open(path) as tar:
         for member in tar:
-            folder, file = where.get(Path(member.name).stem), tar.extractfile(member)
-            if folder and file:
-                (folder / member.name).write_bytes(file.read())
+            clip_id, dot, kind = member.name.rpartition(".")
+            if member.isfile() and clip_id in where and f"{dot}{kind}" in (".mp4", ".jpg"):
+                file = tar.extractfile(member)
+                assert file is not None
+                (where[clip_id] / member.name).write_bytes(file.read())
 
 
 def _write_embeddings(path: Path, where: Mapping[str, Path]) -> None:

@@ -16,7 +16,7 @@ from mugv.curation.calibrate import as_yaml, calibrate, overall, read_labels
 from mugv.curation.explain import explain, judged, would_keep
 from mugv.curation.hashing import video_hash
 from mugv.curation.publish import publish
-from mugv.curation.report.card import sources_digest
+from mugv.curation.report.card import card_text, make_card, sources_digest
 from mugv.curation.report.histogram import axis_of, histogram
 from mugv.curation.report.strips import KEPT_SHOWN, draw_strip
 from mugv.curation.rows import ClipRow, read_rows, write_rows
@@ -290,3 +290,35 @@ def test_clip_tars_hold_exactly_the_kept_clips(clip_set):
         with tarfile.open(path) as tar:
             names += tar.getnames()
     assert sorted(names) == [f"clip-{k:02d}.mp4" for k in range(8)]
+
+
+def test_foreign_text_stays_text_in_the_data_card():
+    licence = "<b>CC</b>|x\n# head [a](javascript:alert(1)) `c` ![i](u) \u202egnp.\x1b[1m"
+    row = ClipRow("a-0", "a.mp4", "d", width=96, height=96, fps=12, frames=17, status="kept", split="train", licence=licence)
+    text = card_text(make_card([row, replace(row, clip_id="a-1", licence="CC BY 4.0")], {}, "source", SETTINGS))
+    (line,) = [line for line in text.splitlines() if "CC&lt" in line or "<b>" in line]
+    assert line == r"| &lt;b&gt;CC&lt;/b&gt;\|x \# head \[a\](javascript:alert(1)) \`c\` \!\[i\](u) \\u202egnp.\\u001b\[1m | 1 |"
+    assert "| CC BY 4.0 | 1 |" in text
+
+
+def test_labels_as_spreadsheets_write_them_are_read_or_one_line(tmp_path):
+    rows = {"a-0": None, "a-1": None, "b\u2028-1": None}
+    path = tmp_path / "labels.csv"
+    path.write_bytes(b'\xef\xbb\xbfclip_id,label,note\r\na-0,"keep",one\xe2\x80\xa8two\r\n\r\na-1, static | blurred ,"three\nfour"\r\n')
+    assert read_labels(path, rows) == {"a-0": frozenset(), "a-1": frozenset({"static", "blurred"})}
+    wrong = {
+        b'clip_id,label\na-0,"keep\na-1,keep\n': r"not CSV \(unexpected end of data\)",
+        b"clip_id,label\na-0," + b"x" * 200_000: r"near line 1: not CSV \(field larger than",
+        b"clip_id,label\n" + b"y" * 9_000 + b",keep": r"line 2: clip 'y+\.\.\. is not",
+        b"clip_id;label\na-0;keep\n": "line 1: column 'clip_id' is missing",
+        b"\xff\xfec\x00": "not UTF-8",
+        b"": "column 'clip_id' is missing",
+        b"clip_id,label\n\x00,keep": "clip '.x00' is not in",
+    }
+    for data, message in wrong.items():
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=message) as error:
+            read_labels(path, rows)
+        assert len(str(error.value)) < 300
+    with pytest.raises(UserError, match="not a file"):
+        read_labels(tmp_path, rows)

@@ -146,3 +146,26 @@ def test_embeddings_come_along(tmp_path, monkeypatch):
     assert take_over(sources[1:], outputs, tmp_path / "second.work") == 1
     _, second = shard("second", sources[1:])
     assert pq.read_table(second / "embeddings.parquet").to_pylist() == pq.read_table(part / "embeddings.parquet").to_pylist()[2:]
+
+
+def test_names_in_an_earlier_part_lead_out_of_no_folder(tmp_path, monkeypatch):
+    names = ["a-0", "../../../out", "/tmp/mugv-never"]
+
+    def items(source: SourceFile, *_: object):
+        yield from (Item(ClipRow(name, source.name, source.digest, status="kept")) for name in names)
+
+    monkeypatch.setattr(module, "curate_source", items)
+    (tmp_path / "a").write_bytes(b"x")
+    source = SourceFile("a", 64 * "a", 1, ())
+    finished = module.curate_shard([source], tmp_path, Curation(), tmp_path / "first.work", lambda *_: None)
+    part = tmp_path / "part"
+    part.mkdir()
+    module.write_part(finished, part, 0)
+    wrong = [f"{name}.mp4" for name in names[1:]] + ["../../x/a-0.mp4", "sub/a-0.mp4", "a-0.sh", "a-0.mp4/../../x"]
+    module.write_tar(part / "clips-0.tar", [(name, b"clip") for name in ["a-0.mp4", *wrong]])
+    before = set(tmp_path.rglob("*"))
+    home = tmp_path / "deep/down/work"
+    assert take_over([source], [(module.held(finished), lambda: part)], home) == 1
+    made = {p.relative_to(home / module.home_name(source)).as_posix() for p in set(tmp_path.rglob("*")) - before if p.is_file()}
+    assert made == {"a-0.mp4", "rows.parquet", "meter.json"}
+    assert not Path("/tmp/mugv-never.mp4").exists()

@@ -6,6 +6,7 @@ card.json is for programs, DATA_CARD.md says the same to people. Neither names t
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +25,9 @@ TOOLS = ("av", "opencv-python-headless", "scenedetect", "numpy", "faiss-cpu", "o
 UNSTATED = "not stated"
 TAGS_SHOWN = 30
 RANK_NAMES = {"sharpness": "sharpness", "motion": "nearness of motion to its median", "aesthetic": "aesthetic score"}
+LONGEST_NAME = 300
+_MARKUP = re.compile(r"[\\`*_\[\]<>&|#!~$]|[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Of Markdown and HTML, and characters that move or hide others."""
 BY_CLIP = "there are too few sources to hold one back: validation clips come from the same footage as training clips"
 
 
@@ -103,13 +107,13 @@ def card_text(card: Mapping[str, Any]) -> str:
         _table("Rejected", "reason", card["rejected"]),
         _table("Scored", "reason that the thresholds give", card["scored"]),
         _table("Sizes", "size", card["sizes"]),
-        _table("Licences", "licence", card["licences"]),
-        _table("Captions", "source", card["captions"]),
-        _table("Most frequent tags", "tag", card["tags"]),
+        _table("Licences", "licence", card["licences"], foreign=True),
+        _table("Captions", "source", card["captions"], foreign=True),
+        _table("Most frequent tags", "tag", card["tags"], foreign=True),
         _table("Thresholds", "score", limits_, "limits"),
         _table("Stored", "how", card["stored"]),
         _table("Tools", "package", card["tools"], "version"),
-        _table("Models", "weights", card["models"], "SHA-256"),
+        _table("Models", "weights", card["models"], "SHA-256", foreign=True),
         f"Composite score: {card['score']}.\n" if card["score"] else "",
         f"Sources, SHA-256 over their names and digests: `{card['sources_digest']}`.\n",
         _table("Shards", "file", card["shards"], "SHA-256"),
@@ -141,8 +145,19 @@ def _digest(name: str, path: Path) -> str:
         raise UserError(f"curation.{name} {path}: cannot be read ({error.strerror})") from None
 
 
-def _table(title: str, first: str, values: Mapping[str, Any], second: str = "clips") -> str:
+def _table(title: str, first: str, values: Mapping[str, Any], second: str = "clips", foreign: bool = False) -> str:
+    """`foreign`: the names are what others wrote."""
     if not values:
         return ""
-    rows = "".join(f"| {name} | {value} |\n" for name, value in values.items())
+    rows = "".join(f"| {_plain(name) if foreign else name} | {value} |\n" for name, value in values.items())
     return f"\n## {title}\n\n| {first} | {second} |\n|---|---|\n{rows}"
+
+
+def _plain(text: str) -> str:
+    """No markup in Markdown or HTML, and it stays in its cell."""
+    return _MARKUP.sub(_escaped, " ".join(text.split())[:LONGEST_NAME])
+
+
+def _escaped(found: re.Match[str]) -> str:
+    sign = found[0]
+    return {"&": "&amp;", "<": "&lt;", ">": "&gt;"}.get(sign) or (f"\\{sign}" if sign.isprintable() else f"\\\\u{ord(sign):04x}")
