@@ -6,7 +6,12 @@ nowhere else, so everything that is shown, logged, stored or sent passes `redact
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import re
+import sys
+import traceback
+from types import TracebackType
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 HIDDEN = "***"
@@ -49,8 +54,23 @@ def has_secrets(text: str) -> bool:
     return redact(text) != text
 
 
+class RedactingFormatter(logging.Formatter):
+    """Lines of a log, other libraries' too: urllib3 names addresses whole."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def show_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A `sys.excepthook`."""
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
+
+
 def unsigned(uri: str) -> str:
-    """The URI without user, secrets, and what is renewed with each signature: the same for one file, whoever signs it and when."""
+    """The URI without user, secrets, and what is renewed with each signature: the same for one file, whoever signs it and when.
+
+    Of other values that look like secrets a digest stays.
+    """
     head, mark, query = uri.partition("?")
     try:
         address = urlsplit(head)
@@ -60,8 +80,17 @@ def unsigned(uri: str) -> str:
     pairs = [pair for pair in re.split("[&;]", query.partition("#")[0]) if pair]
     names = {_name(pair.partition("=")[0]).lower() for pair in pairs}
     signing = _AZURE if "sig" in names else set()
-    kept = [pair for pair in pairs if not _secret(*pair.partition("=")[::2]) and not _signs(_name(pair.partition("=")[0]), signing)]
+    kept = [
+        _kept(*pair.partition("="))
+        for pair in pairs
+        if not _SECRET_NAME.search(name := _name(pair.partition("=")[0])) and not _signs(name, signing)
+    ]
     return redact(head + mark + "&".join(kept) if kept else head)
+
+
+def _kept(key: str, mark: str, value: str) -> str:
+    """A value that looks like a secret may as well be what tells the file: its digest does that too."""
+    return f"{key}{mark}{hashlib.sha256(value.encode()).hexdigest()[:12] if _secret(key, value) else value}"
 
 
 def _without_value(match: re.Match[str]) -> str:

@@ -1,18 +1,20 @@
-"""Files of sources, one after the other: local ones where they lie, those of S3 and the web downloaded one ahead of whoever decodes them.
+"""Files of sources: local ones where they lie, those of S3 and the web downloaded ahead of whoever decodes them, one at a time from a host.
 
-At most two downloads are on the disk at a time. A source that cannot be had is a `Lost` with its reason. An S3 server that stays
-away or refuses the keys ends the run; of the web, the sources of a host that stays away are `Away`, and the others go on.
+So a slow host holds back its own sources alone, and no host has more than one connection. Besides the file that is handed out, at
+most one of each host and HOSTS in all lie on the disk. A source that cannot be had is a `Lost` with its reason. An S3 server that
+stays away or refuses the keys ends the run; of the web, the sources of a host that stays away are `Away`, and the others go on.
 """
 
 from __future__ import annotations
 
+import heapq
 import logging
 import shutil
 import stat
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +23,17 @@ from urllib.parse import urlsplit
 
 from mugv.curation import sources_s3
 from mugv.curation.contained import failed, of_the_run
-from mugv.curation.download import Lost, LostError, Opener, changed, download, s3_opener, web_opener, web_session
+from mugv.curation.download import Lost, LostError, Origin, S3Origin, changed, download
 from mugv.curation.sources import SourceFile
 from mugv.curation.sources_list import WEB, local_path
 from mugv.errors import StoreError
+from mugv.recipe.fetch import Fetch
 
 if TYPE_CHECKING:
     from minio import Minio
-    from requests import Session
+
+HOSTS = 4
+"""That are downloaded from at once."""
 
 log = logging.getLogger(__name__)
 
@@ -44,24 +49,37 @@ Got = Path | Lost | Away
 Fetched = tuple[SourceFile, Got]
 
 
-def fetched(sources: Sequence[SourceFile], base: Path | None, scratch: Path) -> Iterator[Fetched]:
-    """Every source with its file, in order; a downloaded file is removed when the next one is asked for.
+def fetched(
+    sources: Sequence[SourceFile],
+    base: Path | None,
+    scratch: Path,
+    limits: Fetch | None = None,
+    signed: Mapping[str, str] | None = None,
+) -> Iterator[Fetched]:
+    """Every source with its file, as they come; a downloaded file is removed when the next one is asked for.
 
-    `base`: see mugv.curation.sources_read.base_folder. `scratch` is emptied first. Raises StoreError when a server stays away.
+    `base`: see mugv.curation.sources_read.base_folder; `signed`: see mugv.curation.sources_list.signed_uris. `scratch` is emptied first.
+    Raises StoreError when an S3 server stays away.
     """
     shutil.rmtree(scratch, ignore_errors=True)
-    with closing(_Ahead(base, scratch)) as ahead:
-        waiting: deque[tuple[SourceFile, Future[Got]]] = deque()
-        for source in sources:
-            waiting.append((source, ahead.start(source)))
-            if len(waiting) > 1:
-                yield from _handed_out(waiting.popleft(), scratch)
-        while waiting:
-            yield from _handed_out(waiting.popleft(), scratch)
+    waiting = _Waiting(sources)
+    with closing(_Getter(sources, base, scratch, limits or Fetch(), signed or {})) as getter:
+        under_way: dict[Future[Got], tuple[int, str]] = {}
+
+        def start() -> None:
+            while len(under_way) < HOSTS and (taken := waiting.take()):
+                under_way[getter.start(sources[taken[0]])] = taken
+
+        start()
+        while under_way:
+            done = wait(under_way, return_when=FIRST_COMPLETED).done
+            number, host = under_way.pop(first := min(done, key=lambda future: under_way[future]))
+            waiting.free(host)
+            start()
+            yield from _handed_out(sources[number], first, scratch)
 
 
-def _handed_out(entry: tuple[SourceFile, Future[Got]], scratch: Path) -> Iterator[Fetched]:
-    source, future = entry
+def _handed_out(source: SourceFile, future: Future[Got], scratch: Path) -> Iterator[Fetched]:
     try:
         got = future.result()
     except Exception as error:
@@ -76,16 +94,44 @@ def _handed_out(entry: tuple[SourceFile, Future[Got]], scratch: Path) -> Iterato
             got.unlink(missing_ok=True)
 
 
-class _Ahead:
-    """One thread that fetches; closing it stops a download at its next piece."""
+class _Waiting:
+    """The numbers of the sources that are still to be asked for, by host; a host that was taken must be freed before it is taken again."""
 
-    def __init__(self, base: Path | None, scratch: Path) -> None:
-        self.base = base
-        self.scratch = scratch
-        self.pool = ThreadPoolExecutor(1)
+    def __init__(self, sources: Sequence[SourceFile]) -> None:
+        self.queues: dict[str, deque[int]] = {}
+        for number, source in enumerate(sources):
+            self.queues.setdefault(host_of(source.uri), deque()).append(number)
+        self.idle = [(queue[0], host) for host, queue in self.queues.items()]
+        heapq.heapify(self.idle)
+
+    def take(self) -> tuple[int, str] | None:
+        """Number and host of the first source whose host is free."""
+        if not self.idle:
+            return None
+        _, host = heapq.heappop(self.idle)
+        return self.queues[host].popleft(), host
+
+    def free(self, host: str) -> None:
+        if self.queues[host]:
+            heapq.heappush(self.idle, (self.queues[host][0], host))
+
+
+def host_of(uri: str) -> str:
+    """Host and port on the web; one word for everything in S3, "" for local files."""
+    if uri.startswith(WEB):
+        return urlsplit(uri).netloc.rpartition("@")[2].lower()
+    return sources_s3.SCHEME if uri.startswith(sources_s3.SCHEME) else ""
+
+
+class _Getter:
+    """Threads that fetch; closing it stops downloads at once."""
+
+    def __init__(self, sources: Sequence[SourceFile], base: Path | None, scratch: Path, limits: Fetch, signed: Mapping[str, str]) -> None:
+        self.base, self.scratch, self.limits, self.signed = base, scratch, limits, signed
+        self.named = frozenset(urlsplit(source.uri).hostname or "" for source in sources if source.uri.startswith(WEB))
+        self.pool = ThreadPoolExecutor(HOSTS)
         self.stop = threading.Event()
         self.client: Minio | None = None
-        self.session: Session | None = None
         self.away: dict[str, Away] = {}
         """Hosts of the web that did not answer: they are not asked again in this run."""
         self.count = 0
@@ -97,36 +143,39 @@ class _Ahead:
     def close(self) -> None:
         self.stop.set()
         self.pool.shutdown(cancel_futures=True)
-        if self.session:
-            self.session.close()
 
     def _fetch(self, source: SourceFile, number: int) -> Got:
         if source.uri.startswith(sources_s3.SCHEME):
             self.client = self.client or sources_s3.client(source.uri)
-            return self._download(source, self._path(number, source.uri), s3_opener(self.client, source.uri))
-        if not source.uri.startswith(WEB):
-            return _local(source, self.base)
-        self.session = self.session or web_session()
-        address = urlsplit(source.uri)
-        if address.netloc in self.away:
-            return self.away[address.netloc]
+            return self._download(source, self._path(number, source.uri), S3Origin(self.client, source.uri))
+        return self._from_web(source, number) if source.uri.startswith(WEB) else _local(source, self.base)
+
+    def _from_web(self, source: SourceFile, number: int) -> Got:
+        from mugv.curation.web import WebOrigin
+
+        host, uri = host_of(source.uri), self.signed.get(source.uri) if source.signed else source.uri
+        if uri is None:
+            return Lost("vanished", "it is not in the list of videos any more")
+        if host in self.away:
+            return self.away[host]
         try:
-            return self._download(source, self._path(number, address.path), web_opener(self.session, source.uri))
+            with WebOrigin(f"source {source.uri}", uri, self.named, self.limits, self.stop) as origin:
+                return self._download(source, self._path(number, urlsplit(uri).path), origin)
         except StoreError as error:
-            return self.away.setdefault(address.netloc, Away(str(error)))
+            return self.away.setdefault(host, Away(str(error)))
 
     def _path(self, number: int, name: str) -> Path:
         """The suffix helps the demuxer to guess formats without a signature."""
         self.scratch.mkdir(parents=True, exist_ok=True)
-        return self.scratch / f"{number}{Path(name).suffix.lower()}"
+        return self.scratch / f"{number}{Path(name).suffix.lower()[:16]}"
 
-    def _download(self, source: SourceFile, path: Path, opened: Opener) -> Path | Lost:
+    def _download(self, source: SourceFile, path: Path, origin: Origin) -> Path | Lost:
         try:
-            download(source, path, opened, self.stop)
+            download(source, path, origin, self.stop)
         except LostError as error:
             path.unlink(missing_ok=True)
             return error.lost
-        except StoreError:
+        except BaseException:
             path.unlink(missing_ok=True)
             raise
         return path

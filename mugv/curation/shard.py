@@ -13,8 +13,8 @@ import shutil
 import tarfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from mugv.curation.source import curate_source, whole_file
 from mugv.curation.sources import SourceFile
 from mugv.errors import StoreError
 from mugv.media.decoder import DecoderEndedError
+from mugv.recipe.fetch import Fetch
 from mugv.recipe.schema import Curation
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,17 @@ class Finished:
     meter: Meter
 
 
-def curate_shard(sources: Sequence[SourceFile], base: Path | None, settings: Curation, work: Path, progress: Progress) -> Finished:
-    """Curate what `work` has not finished. `base`: see mugv.curation.sources_read.base_folder; progress(done, total, rates).
+@dataclass(frozen=True)
+class Access:
+    """How sources are had, see mugv.curation.fetch.fetched."""
+
+    base: Path | None
+    limits: Fetch = field(default_factory=Fetch)
+    signed: Mapping[str, str] = field(default_factory=dict)
+
+
+def curate_shard(sources: Sequence[SourceFile], access: Access, settings: Curation, work: Path, progress: Progress) -> Finished:
+    """Curate what `work` has not finished; progress(done, total, rates).
 
     Raises StoreError when the server of a source stays away (of the web: after all that can be had); calling again goes on from there.
     """
@@ -65,7 +75,7 @@ def curate_shard(sources: Sequence[SourceFile], base: Path | None, settings: Cur
     before = len(sources) - len(todo)
     here, away = Meter(), list[Away]()
     progress(before, len(sources), {})
-    for count, (source, got) in enumerate(_files(todo, base, work / _SCRATCH), 1):
+    for count, (source, got) in enumerate(_files(todo, access, work / _SCRATCH), 1):
         if isinstance(got, Away):
             away.append(got)
             continue
@@ -85,11 +95,12 @@ def _shown(meter: Meter) -> dict[str, float]:
     return {"frames/s": rates["frames_per_second"], "x real time": rates["video_seconds_per_second"]} if rates else {}
 
 
-def _files(todo: Sequence[SourceFile], base: Path | None, scratch: Path) -> Iterator[tuple[SourceFile, Got]]:
-    """Every source in order with its file; of a duplicate nothing is fetched, since nothing is read."""
-    files = fetched([source for source in todo if not source.duplicate_of], base, scratch)
+def _files(todo: Sequence[SourceFile], access: Access, scratch: Path) -> Iterator[tuple[SourceFile, Got]]:
+    """Every source with its file, as they come; of a duplicate nothing is fetched, since nothing is read."""
     for source in todo:
-        yield (source, Path()) if source.duplicate_of else next(files)
+        if source.duplicate_of:
+            yield source, Path()
+    yield from fetched([source for source in todo if not source.duplicate_of], access.base, scratch, access.limits, access.signed)
 
 
 def home_name(source: SourceFile) -> str:

@@ -41,6 +41,8 @@ class SourceFile:
     etag: str = ""
     """Of an S3 object or a file of the web when it was listed; empty: not known."""
     licence: str = ""
+    signed: bool = False
+    """`uri` lacks what opens it (a password, a signature): the list of videos has it whole."""
 
 
 def finish(sources: list[SourceFile]) -> list[SourceFile]:
@@ -105,4 +107,4 @@ def _schema() -> pa.Schema:
     caption = pa.struct([("start", pa.float64()), ("end", pa.float64()), ("caption", pa.string())])
     text, number = pa.string(), pa.int64()
     columns = {"name": text, "digest": text, "bytes": number, "captions": pa.list_(caption), "shard": number, "duplicate_of": text}
-    return pa.schema(list({**columns, "uri": text, "etag": text, "licence": text}.items()))
+    return pa.schema(list({**columns, "uri": text, "etag": text, "licence": text, "signed": pa.bool_()}.items()))

@@ -17,6 +17,7 @@ from mugv.curation.sources import Caption
 from mugv.curation.sources_folder import storable
 from mugv.errors import UserError
 from mugv.json_lines import parse_json_lines, shown
+from mugv.redact import unsigned
 
 EXAMPLE = '{"source": "a.mp4", "caption": "..."}'
 KEYS = ("source", "start", "end", "caption", "licence")
@@ -69,7 +70,7 @@ class _Names:
             given = storable(given)
         if given in self.names:
             return given
-        found = self.alike.get(normalize("NFC", given), [])
+        found = self.alike.get(normalize("NFC", given)) or self.alike.get(normalize("NFC", unsigned(given)), [])
         if not found:
             raise UserError(f"{at}: source {shown(given)} is not in {self.where}")
         if len(found) > 1:

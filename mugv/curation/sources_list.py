@@ -2,12 +2,17 @@
 
 Nothing of the sources is read, so that 100,000 of them are a matter of seconds. What identifies one: of an S3 object its etag and
 size where the list has them, of a local file size and time of change, otherwise the URI (of the web with etag and size, if any).
+
+Passwords, signatures and tokens in a URI of the web stay in the list: name, identity and `SourceFile.uri` are made of the rest, the
+same however often the list is signed anew. Who fetches such a source asks the list again (`signed_uris`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -16,6 +21,7 @@ from mugv.curation.sources import Caption, SourceFile
 from mugv.curation.sources_s3 import SCHEME, split_uri
 from mugv.errors import UserError
 from mugv.json_lines import shown
+from mugv.redact import has_secrets, redact, unsigned
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,8 +43,9 @@ def read_list(source: Path | bytes, label: str, base: Path | None) -> list[Sourc
         raise UserError(f"{label}: no rows; expected one source a row")
     seen: dict[str, int] = {}
     found = []
+    places = _places(row["uri"] or "" for row in rows)
     for number, row in enumerate(rows, 1):
-        made = _source({key: value for key, value in row.items() if value is not None}, f"{label} row {number}", base)
+        made = _source({key: value for key, value in row.items() if value is not None}, f"{label} row {number}", base, places)
         if made.name in seen:
             text = f"{label} row {number}: name {made.name!r} is that of row {seen[made.name]} too; names must be unique"
             raise UserError(text + ("" if row.get("name") else ", and it is the URI where there is no name"))
@@ -55,6 +62,23 @@ def _rows(table: pa.Table, label: str) -> list[dict[str, Any]]:
         raise UserError(
             f"{label}: text that is not UTF-8 ({shown(error.object[:40])}); a name of other bytes is written file:///a%E9"
         ) from None
+
+
+def signed_uris(source: Path | bytes, label: str) -> dict[str, str]:
+    """Of the list's web sources whose URI holds secrets: `SourceFile.uri` -> the whole URI. Raises UserError: no list any more."""
+    places = _places(row["uri"] or "" for row in _rows(_table(source, label), label))
+    return {place: uri for uri, place in places.items() if place != uri}
+
+
+def _places(uris: Iterable[str]) -> dict[str, str]:
+    """Every URI -> what stands for it in texts and tables. Several that differ in their secrets alone are told apart by a digest."""
+    places = {uri: unsigned(uri) if uri.startswith(WEB) and has_secrets(uri) else uri for uri in dict.fromkeys(uris)}
+    count = Counter(places.values())
+    return {uri: place if count[place] == 1 or place == uri else f"{place}#{_sha(_query(uri))[:12]}" for uri, place in places.items()}
+
+
+def _query(uri: str) -> str:
+    return uri.partition("?")[2]
 
 
 def _table(source: Path | bytes, label: str) -> pa.Table:
@@ -89,24 +113,36 @@ def _check_columns(schema: pa.Schema, label: str) -> None:
             raise UserError(f"{label}: column {name!r} must hold {'whole numbers' if name == 'bytes' else 'text'}, not {kind}")
 
 
-def _source(row: dict[str, Any], at: str, base: Path | None) -> SourceFile:
-    uri = row.get("uri", "")
-    if not uri.strip():
+def _source(row: dict[str, Any], at: str, base: Path | None, places: Mapping[str, str]) -> SourceFile:
+    whole = row.get("uri", "")
+    if not whole.strip():
         raise UserError(f"{at}: no uri")
+    uri = places[whole]
     etag, size = row.get("etag", "").strip('"'), min(max(0, row.get("bytes", 0)), LARGEST)
     if uri.startswith(SCHEME):
         if not split_uri(uri)[1]:
             raise UserError(f"{at}: {uri} names no object; expected s3://bucket/key")
         digest = s3_digest(etag, size) if etag else _sha("uri", uri)
     elif uri.startswith(WEB):
-        if not _host(uri):
+        if not _host(whole):
             raise UserError(f"{at}: {uri} names no host; expected https://host/path")
         digest = _sha("uri", uri, etag, str(size))
     else:
         size, digest = _local(uri, local_path(uri, base, at))
     caption = row.get("caption", "").strip()
     captions = (Caption(0.0, None, caption),) if caption else ()
-    return SourceFile(row.get("name") or uri, digest, size, captions, uri=uri, etag=etag, licence=row.get("licence", "").strip())
+    name = row.get("name") or uri
+    licence = redact(row.get("licence", "").strip())
+    return SourceFile(
+        unsigned(name) if name.startswith(WEB) and has_secrets(name) else name,
+        digest,
+        size,
+        captions,
+        uri=uri,
+        etag=etag,
+        licence=licence,
+        signed=uri != whole,
+    )
 
 
 def _host(uri: str) -> str:

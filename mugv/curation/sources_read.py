@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from mugv.curation import sources_s3
 from mugv.curation.sources import SourceFile, finish
 from mugv.curation.sources_captions import Said, read_captions
 from mugv.curation.sources_folder import COMMON, find_videos, is_video, named, passed_over
-from mugv.curation.sources_list import read_list, s3_digest
+from mugv.curation.sources_list import read_list, s3_digest, signed_uris
 from mugv.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,14 @@ def read_sources(location: str | Path, captions: str | None = None, cache: Path 
         said = read_captions(_bytes(sidecar), sidecar.rpartition("/")[2], {source.name for source in found}, location)
         found = [_with(source, said.get(source.name)) for source in found]
     return finish(found)
+
+
+def signed_sources(location: str | Path, sources: Sequence[SourceFile]) -> dict[str, str]:
+    """`SourceFile.uri` -> the whole URI, of the sources among these whose URI the scan did not keep whole. Raises UserError."""
+    if not any(source.signed for source in sources):
+        return {}
+    location = str(location)
+    return signed_uris(sources_s3.read_object(location) if location.startswith(S3) else _path(location), f"data.videos {location}")
 
 
 def base_folder(location: str | Path) -> Path | None:

@@ -23,8 +23,10 @@ def client(uri: str) -> Minio:
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """Bucket and key; a key may hold any character. Raises UserError without a bucket."""
+    """Bucket and key; a key may hold any character. Raises UserError without a bucket, and with keys before it."""
     bucket, _, key = uri.removeprefix(SCHEME).partition("/")
+    if "@" in bucket:
+        raise UserError(f"{uri}: keys do not belong into a URI; set MUGV_S3_ACCESS_KEY and MUGV_S3_SECRET_KEY")
     if not bucket:
         raise UserError(f"{uri}: no bucket; expected s3://bucket/prefix")
     return bucket, key

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from mugv.redact import has_secrets, redact
 
 if TYPE_CHECKING:
     from mugv.recipe.schema import AlignRound, Optimizer, Recipe, TrainStage
@@ -10,6 +13,7 @@ if TYPE_CHECKING:
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise ValueError at the first rule that is broken."""
+    _check_secrets(recipe)
     _check_channels(recipe)
     _check_layout(recipe)
     _check_widths(recipe)
@@ -32,6 +36,20 @@ def check_recipe(recipe: Recipe) -> None:
         _check_warm_up(f"align.rounds.{i}", round_)
         _check_micro_batches(recipe, f"align.rounds.{i}", round_.batch, images=False)
         _check_optimizer(recipe, f"align.rounds.{i}", round_.optimizer)
+
+
+def _check_secrets(recipe: Recipe) -> None:
+    """A recipe goes whole into records, compiled pipelines and the tracker."""
+    for key, text in _texts("", recipe.model_dump(mode="json", by_alias=True)):
+        if "//" in text and has_secrets(text):
+            raise ValueError(f"{key}: {redact(text)} holds a password, a key or a signature; give it by the environment, not in the recipe")
+
+
+def _texts(key: str, tree: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(tree, str):
+        yield key, tree
+    for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        yield from _texts(f"{key}.{name}".lstrip("."), value)
 
 
 def _check_channels(recipe: Recipe) -> None:

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mugv.precision import Precision, resolve
 from mugv.recipe.curation import Curation as Curation
+from mugv.recipe.fetch import Fetch as Fetch
 from mugv.recipe.flow import Flow as Flow
 from mugv.recipe.flow import FrameMask as FrameMask
 from mugv.recipe.flow import Sampler as Sampler
@@ -72,6 +73,7 @@ class Data(Part):
     """Revision of a DVC project that `videos` was resolved from; written by the retraining pipeline and kept in the lineage."""
     shards: Annotated[int, Field(ge=1, le=10_000)] = 2
     """How many curation tasks share the sources; more than 10,000 is more than a workflow engine holds."""
+    fetch: Fetch = Fetch()
     sample: SampleFootage = SampleFootage()
 
 

@@ -17,16 +17,17 @@ def run(ctx: StageContext) -> dict[str, float]:
     import cv2
 
     from mugv.curation.reuse import take_over
-    from mugv.curation.shard import curate_shard, held, write_part
+    from mugv.curation.shard import Access, curate_shard, held, write_part
     from mugv.curation.sources import TABLE, read_sources_table
-    from mugv.curation.sources_read import base_folder
+    from mugv.curation.sources_read import base_folder, signed_sources
 
     # Shards run side by side, one core each.
     cv2.setNumThreads(1)
     sources = read_sources_table(ctx.inputs["scan"] / TABLE, ctx.index)
-    base = base_folder(ctx.inputs.get("footage") or str(ctx.recipe.data.videos))
+    videos = ctx.inputs.get("footage") or str(ctx.recipe.data.videos)
+    access = Access(base_folder(videos), ctx.recipe.data.fetch, signed_sources(videos, sources))
     taken = take_over(sources, ctx.earlier.outputs(), ctx.work) if ctx.earlier else 0
-    finished = curate_shard(sources, base, ctx.recipe.curation, ctx.work, ctx.progress)
+    finished = curate_shard(sources, access, ctx.recipe.curation, ctx.work, ctx.progress)
     counts = write_part(finished, ctx.out, ctx.index)
     if ctx.earlier:
         ctx.earlier.write(ctx.out, held(finished))

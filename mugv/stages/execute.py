@@ -26,7 +26,7 @@ from mugv.errors import StoreError, UserError
 from mugv.platform.lock import file_lock
 from mugv.platform.records import ERROR_MARK, RunRecord, write_json
 from mugv.recipe import Recipe, recipe_from_json
-from mugv.redact import redact
+from mugv.redact import RedactingFormatter, redact, show_uncaught
 from mugv.stages.base import StageContext
 from mugv.stages.earlier import Earlier
 from mugv.stages.graph import SHARD_INPUTS, Node, build_graph, made_with, needed_nodes, node_keys
@@ -268,7 +268,10 @@ def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, s
     A manifest is a JSON file {"uri", "key", "digest", "stage", "node", "data"}; `data` is the data digest, passed down.
     """
     entered = time.time()
-    logging.basicConfig(stream=sys.stdout, format="%(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(RedactingFormatter("%(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])
+    sys.excepthook = show_uncaught
     logging.getLogger("mugv").setLevel(logging.INFO)
     environment = RunEnvironment.from_env()
     signal.signal(signal.SIGTERM, _stop)

@@ -30,6 +30,8 @@ MERGE_PARTS = (
     *(f"curation.{name}" for name in ("tags", "duplicates", "balance", "validation_fraction")),
     *(f"curation.caption.{name}" for name in ("kind", "score_suffix")),
 )
+DOWNLOAD_PARTS = ("data.fetch.maximum_gigabytes", "data.fetch.maximum_seconds")
+"""Limits that reject a source; who stalls is asked again by any later run."""
 SHARD_INPUTS = {"curate_shard": "parts", "caption": "captions"}
 """Stage of a shard -> name under which the merge reads its outputs."""
 
@@ -100,7 +102,7 @@ def _data_nodes(recipe: Recipe) -> list[Node]:
 
 def _shard_node(recipe: Recipe, i: int, inputs: dict[str, str]) -> Node:
     """All of the recipe's curation that decides what is decoded, measured and cut. Which model captions later decides nothing here."""
-    own = tuple(f"curation.{name}" for name in Curation.model_fields if name not in AFTER_SHARDS)
+    own = (*(f"curation.{name}" for name in Curation.model_fields if name not in AFTER_SHARDS), *DOWNLOAD_PARTS)
     parts = (*own, "curation.caption.kind") if recipe.curation.caption.kind == "sidecar" else own
     name, placement = f"curate_shard-{i}", ("data.shards",)
     return _node("curate_shard", inputs, parts, "data", name=name, index=i, placement=placement, files=SHARD_FILES)

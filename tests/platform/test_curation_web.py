@@ -39,8 +39,13 @@ class Web(ThreadingHTTPServer):
         self.statuses: dict[str, list[int]] = {}
         self.breaks, self.ranges = 0, True
         self.etags: list[str] = []
+        self.modified = "Sat, 28 Nov 2026 12:00:00 GMT"
         self.asked: list[tuple[str, str]] = []
         """Path and Range of every request."""
+        self.whole: list[str] = []
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that hangs up is what some tests are about."""
 
     def uri(self, path: str, data: bytes | None = None) -> str:
         if data is not None:
@@ -55,6 +60,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, asked = self.path.partition("?")[0], self.headers.get("Range", "")
         self.server.asked.append((path, asked))
+        self.server.whole.append(self.path)
         statuses = self.server.statuses.get(path)
         if statuses:
             return self.answer(statuses.pop(0), b"no")
@@ -73,6 +79,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", part)
         if self.server.etags:
             self.send_header("ETag", f'"{self.server.etags.pop(0)}"')
+        if self.server.modified:
+            self.send_header("Last-Modified", self.server.modified)
         self.end_headers()
         if self.server.breaks:
             self.server.breaks -= 1
@@ -134,6 +142,12 @@ def test_a_connection_that_breaks_gives_the_whole_file_all_the_same(web: Web, tm
     assert fetch(tmp_path, web.uri("/a.mp4", BIG)) == [BIG]
     starts = [asked for _, asked in web.asked]
     assert starts == ["", "bytes=1048576-", "bytes=2097152-" if ranges else "bytes=1048576-"]
+
+
+def test_without_a_version_nothing_is_joined_to_what_came_before(web: Web, tmp_path: Path) -> None:
+    web.breaks, web.modified = 1, ""
+    assert fetch(tmp_path, web.uri("/a.mp4", BIG)) == [BIG]
+    assert [asked for _, asked in web.asked] == ["", ""]
 
 
 @pytest.mark.parametrize(
@@ -204,3 +218,33 @@ def test_what_identifies_a_web_source_is_its_address_with_what_the_list_says(web
     sets = [digests(), digests(etag=["1", "1"]), digests(etag=["1", "1"], bytes=[5, 5])]
     assert len({digest for some in sets for digest in some}) == 6
     assert web.asked == []
+
+
+def test_a_signed_address_opens_the_file_and_is_written_nowhere(web: Web, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = video(tmp_path, 1, 2)
+    host = web.uri("/a.mp4", data).replace("http://", "").partition("/")[0]
+    web.files["/gone.mp4"] = data
+    web.statuses["/gone.mp4"] = [403]
+    web.statuses["/z.mp4"] = [503] * 6
+    tail = "?X-Amz-Date=1&X-Amz-Signature=SECRETSIG"
+    uris = [f"http://user:SECRETPW@{host}/{name}.mp4{tail}" for name in ("a", "gone", "z")]
+    path = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"uri": uris}), path)
+    recipe = recipe_for(tmp_path, f"data.videos={path}", "data.shards=1", require_caption=False)
+    scanned = context(tmp_path, "scan", recipe)
+    scan.run(scanned)
+    # Signed anew while the table of the scan lies in the store.
+    pq.write_table(pa.table({"uri": [uri.replace("Date=1", "Date=2") for uri in uris[::-1]]}), path)
+    ctx = context(tmp_path, "curate_shard-0", recipe, {"scan": scanned.out})
+    with pytest.raises(StoreError, match=rf"1 of 3 sources cannot be had now.*source http://{host}/z\.mp4: get failed 6 times") as error:
+        curate_shard.run(ctx)
+    assert "SECRET" not in str(error.value)
+    web.files["/z.mp4"] = data
+    curate_shard.run(ctx)
+    rows = read_rows(ctx.out / "part.parquet")
+    assert {r.source for r in rows if r.status == "kept"} == {f"http://{host}/a.mp4", f"http://{host}/z.mp4"}
+    assert [r.detail for r in rows if r.source.endswith("gone.mp4")] == ["the server answers 403 Forbidden"]
+    assert all("Date=2" in whole for whole in web.whole)
+    written = [file for file in tmp_path.rglob("*") if file.is_file() and file != path]
+    assert not [file for file in written if b"SECRET" in file.read_bytes()]
+    assert "SECRET" not in "".join(capfd.readouterr())

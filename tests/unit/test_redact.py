@@ -1,5 +1,6 @@
 """Failures prevented: a password or a signature of a URI in a terminal, a record, a manifest or a tracker."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from mugv.errors import UserError
 from mugv.platform.local import RunLog, StageFailedError
-from mugv.redact import has_secrets, redact, unsigned
+from mugv.recipe import load_recipe
+from mugv.redact import RedactingFormatter, has_secrets, redact, show_uncaught, unsigned
 
 SECRET = "S3cr3tPw9XyZ"
 SIGNED = "https://b.s3.amazonaws.com/a.mp4?X-Amz-Credential=AKIA%2F20261128&X-Amz-Date=20261128T000000Z&X-Amz-Signature="
@@ -80,6 +82,10 @@ def test_a_file_is_the_same_when_its_list_is_signed_again() -> None:
     assert unsigned("http://u:a@h/x?v=1&sig=q&se=2026#t") == "http://h/x?v=1"
     assert unsigned("http://h/x?v=1") != unsigned("http://h/x?v=2")
     assert unsigned("http://h/x") == "http://h/x"
+    one, two = (unsigned(f"http://h/x?id={SECRET}{SECRET}{k}") for k in (1, 2))
+    assert one != two
+    assert SECRET not in one
+    assert unsigned(one) == one
     assert SECRET not in unsigned(f"http://[::1/{SECRET}?token={SECRET}".replace(f"/{SECRET}", "/"))
 
 
@@ -101,3 +107,32 @@ def test_a_run_s_log_and_the_failure_of_a_stage_hold_no_secret(tmp_path: Path) -
     assert log.path.read_text() == "first http://***@h/x\nsecond http://***@h/x\nmugv-error: http://***@h/last\n"
     assert log.find(re.compile("mugv-error")) == "mugv-error: http://***@h/last"
     assert SECRET not in str(StageFailedError(f"http://u:{SECRET}@h", by_user=True))
+
+
+def test_lines_of_other_libraries_and_what_nobody_caught_hold_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    line = logging.LogRecord("urllib3", logging.WARNING, "", 0, "Failed to parse headers (url=%s)", (f"{SIGNED}{SECRET}",), None)
+    assert SECRET not in RedactingFormatter("%(name)s: %(message)s").format(line)
+    try:
+        raise ValueError(f"{SIGNED}{SECRET}")
+    except ValueError as error:
+        show_uncaught(ValueError, error, error.__traceback__)
+    said = capsys.readouterr().err
+    assert SECRET not in said
+    assert "ValueError: https://b.s3.amazonaws.com/a.mp4?X-Amz-Credential=***" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.videos", f"s3://KEY:{SECRET}@bucket/raw"),
+        ("data.videos", f"https://h/list.parquet?sig={SECRET}"),
+        ("curation.caption.url", f"http://user:{SECRET}@vllm:8000/v1"),
+        ("curation.duplicates.earlier", f"[a, 's3://KEY:{SECRET}@bucket/raw']"),
+    ],
+)
+def test_a_recipe_that_holds_a_secret_is_refused_without_showing_it(key: str, value: str) -> None:
+    """It would go into records, the compiled pipeline and the tracker."""
+    with pytest.raises(UserError, match="give it by the environment, not in the recipe") as error:
+        load_recipe(Path("configs/tiny.yaml"), [f"{key}={value}"])
+    assert key in str(error.value)
+    assert SECRET not in str(error.value)

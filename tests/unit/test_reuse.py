@@ -136,7 +136,7 @@ def test_embeddings_come_along(tmp_path, monkeypatch):
     def shard(name: str, some: list[SourceFile]) -> tuple[module.Finished, Path]:
         out = tmp_path / name
         out.mkdir()
-        finished = module.curate_shard(some, tmp_path, Curation(), tmp_path / f"{name}.work", lambda *_: None)
+        finished = module.curate_shard(some, module.Access(tmp_path), Curation(), tmp_path / f"{name}.work", lambda *_: None)
         module.write_part(finished, out, 0)
         return finished, out
 

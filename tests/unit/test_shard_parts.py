@@ -99,7 +99,7 @@ def test_embeddings_of_all_sources_come_in_the_order_of_their_rows(tmp_path, mon
         sources.append(SourceFile(name, 64 * name, 1, ()))
     out = tmp_path / "out"
     out.mkdir()
-    finished = module.curate_shard(sources, tmp_path, Curation(), tmp_path / "work", lambda *_: None)
+    finished = module.curate_shard(sources, module.Access(tmp_path), Curation(), tmp_path / "work", lambda *_: None)
     assert module.write_part(finished, out, 0)["kept"] == 6
     table = pq.read_table(out / "embeddings.parquet")
     assert table["clip_id"].to_pylist() == ["a-0", "a-2", "b-0", "b-2"]
@@ -117,8 +117,8 @@ def test_being_stopped_in_the_middle_of_a_source_leaves_nothing_of_it(tmp_path, 
         (tmp_path / name).write_bytes(b"x")
     sources = [SourceFile(name, 64 * name, 1, ()) for name in "ab"]
     with pytest.raises(KeyboardInterrupt):
-        module.curate_shard(sources, tmp_path, Curation(), tmp_path / "work", lambda *_: None)
+        module.curate_shard(sources, module.Access(tmp_path), Curation(), tmp_path / "work", lambda *_: None)
     monkeypatch.setattr(module, "curate_source", lambda *_: iter([Item(ClipRow("b-again", "b", "b"))]))
-    finished = module.curate_shard(sources, tmp_path, Curation(), tmp_path / "work", lambda *_: None)
+    finished = module.curate_shard(sources, module.Access(tmp_path), Curation(), tmp_path / "work", lambda *_: None)
     assert finished.before == 1
     assert [r.clip_id for home in finished.homes for r in read_rows(home / "rows.parquet")] == ["a-0", "b-again"]

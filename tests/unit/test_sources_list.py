@@ -1,5 +1,7 @@
 """Parquet lists of sources: every mistake is one line, nothing of the sources is read, and order or shards change nothing."""
 
+import json
+import re
 import time
 from pathlib import Path
 
@@ -9,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from footage_tools import context, curate_stages, recipe_for, shot
 
-from mugv.curation.sources import Caption, assign_shards, digest_of, read_sources_table, write_sources
-from mugv.curation.sources_read import known_here, read_sources
+from mugv.curation.sources import Caption, SourceFile, assign_shards, digest_of, read_sources_table, write_sources
+from mugv.curation.sources_read import known_here, read_sources, signed_sources
 from mugv.dataset.clipset import ClipSet
 from mugv.errors import UserError
 from mugv.media.encode import write_video
@@ -137,6 +139,45 @@ def test_a_hundred_thousand_uris_are_scanned_in_seconds_without_touching_them(tm
     assert len({s.shard for s in sources}) == 64
     loads = [sum(s.bytes for s in sources if s.shard == k) for k in range(64)]
     assert max(loads) < 1.001 * min(loads)
+
+
+SIGNED = "https://user:SECRETPW@host/{}?v=1&X-Amz-Date={}&X-Amz-Signature={}"
+
+
+def test_passwords_and_signatures_stay_in_the_list(tmp_path):
+    uris = [SIGNED.format("a.mp4", 1, "SECRETSIG"), SIGNED.format("b.mp4", 1, "SECRETSIG"), "https://host/c.mp4?v=2"]
+    path = write_list(tmp_path / "list.parquet", uri=uris, licence=["see " + uris[0], "", ""])
+    (tmp_path / "c.jsonl").write_text(json.dumps({"source": uris[1], "caption": "of the file"}) + "\n")
+    sources = read_sources(path, str(tmp_path / "c.jsonl"))
+    assert [s.name for s in sources] == ["https://host/a.mp4?v=1", "https://host/b.mp4?v=1", "https://host/c.mp4?v=2"]
+    assert [s.signed for s in sources] == [True, True, False]
+    assert sources[1].captions[0].caption == "of the file"
+    write_sources(tmp_path / "sources.parquet", sources)
+    assert b"SECRET" not in (tmp_path / "sources.parquet").read_bytes()
+    assert "SECRET" not in repr(read_sources_table(tmp_path / "sources.parquet"))
+    assert signed_sources(path, sources) == {sources[0].uri: uris[0], sources[1].uri: uris[1]}
+    assert signed_sources(tmp_path / "gone.parquet", sources[2:]) == {}
+
+
+def test_a_list_that_is_signed_anew_holds_the_same_sources(tmp_path):
+    def sources(*uris: str) -> list[SourceFile]:
+        return read_sources(write_list(tmp_path / "list.parquet", uri=list(uris)))
+
+    before = sources(*(SIGNED.format(name, 1, "x") for name in ("a", "b")))
+    assert sources(*(SIGNED.format(name, 2, f"y{name}") for name in ("a", "b"))) == before
+    tokens = sources("https://h/get?token=one", "https://h/get?token=two")
+    assert len({s.digest for s in tokens}) == len({s.name for s in tokens}) == 2
+    assert not any(s.duplicate_of for s in tokens)
+
+
+def test_a_mistake_in_a_list_or_an_address_shows_no_secret(tmp_path):
+    twice = write_list(tmp_path / "list.parquet", uri=["https://h/a", SIGNED.format("x", 1, "SECRETSIG")], name=["n", "n"])
+    none = write_list(tmp_path / "none.parquet", uri=["https://user:SECRETPW@/a?token=SECRETSIG"])
+    scheme = write_list(tmp_path / "scheme.parquet", uri=["ftp://user:SECRETPW@h/a?token=SECRETSIG"])
+    for where in (twice, none, scheme, "s3://KEY:SECRETPW@bucket/x", "https://user:SECRETPW@h/list.parquet?sig=SECRETSIG"):
+        with pytest.raises(UserError) as error:
+            read_sources(where)
+        assert not re.search("SECRET(PW|SIG)", str(error.value))
 
 
 def test_only_what_this_machine_can_list_counts_as_known(tmp_path, monkeypatch):

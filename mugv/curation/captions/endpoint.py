@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from mugv.curation.captions.model import Answer, NoAnswerError, Question
+from mugv.curation.retry_after import seconds_of
 from mugv.errors import UserError
 from mugv.recipe.curation import Captioning
 
@@ -71,7 +71,7 @@ class Endpoint:
             key = f" (variable {self._settings.key_variable})" if status == 401 else ""
             return UserError(f"{where}: the server answers {status} ({said}); look at {look}{key}")
         passes = status in TRANSIENT or status >= 500
-        return NoAnswerError(str(status), said, _retry_after(error.response.headers), again=passes)
+        return NoAnswerError(str(status), said, seconds_of(error.response.headers.get("retry-after")), again=passes)
 
 
 def _data_url(jpeg: bytes) -> str:
@@ -89,23 +89,6 @@ def _answer(reply: Any) -> Answer:
     except (AttributeError, IndexError, TypeError):
         shown = reply if isinstance(reply, str) else repr(reply)
         raise NoAnswerError("malformed", f"the body is no chat completion: {shown[:80]!r}") from None
-
-
-def _retry_after(headers: Any) -> float | None:
-    """Seconds of Retry-After, given as a number or as a date; None when there is none."""
-    from datetime import UTC, datetime
-
-    said = headers.get("retry-after")
-    if not said:
-        return None
-    try:
-        return max(0.0, float(said))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
-        return None
 
 
 def _said(error: Any) -> str:
