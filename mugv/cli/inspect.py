@@ -75,7 +75,9 @@ def ui(
 
     existing_state(state)
     folder = state_folder(state)
-    uri = Tracking.of_state(folder).uri
+    tracking = Tracking.of_state(folder)
+    tracking.prepare()
+    uri = tracking.uri
     artifacts = Path(folder / "mlartifacts").as_uri()
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--default-artifact-root", artifacts]
     os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])

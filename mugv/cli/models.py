@@ -24,7 +24,7 @@ def open_registry(state: Path | None) -> Registry:
 
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         existing_state(state)
-    return Registry(Tracking.of_state(state_folder(state)).uri)
+    return Registry(Tracking.of_state(state_folder(state)))
 
 
 def lineage(

@@ -25,6 +25,7 @@ from mugv.cli.common import (
     talk,
 )
 from mugv.errors import UserError
+from mugv.redact import redact
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,7 +133,7 @@ def _start_record(
         keys=keys,
         git=git_state(),
         store=environment.store,
-        tracking=tracking.uri,
+        tracking=tracking.shown,
         tracked=False,
     )
     write_json(record.folder / "recipe.json", recipe.model_dump(mode="json", by_alias=True))
@@ -152,11 +153,14 @@ def _with_tracking(environment: RunEnvironment, tracking: Tracking, console: Con
     from mugv.platform.tracking import Forwarder
 
     first = Forwarder(tracking, environment.record())
+    tracking.prepare(lambda line: console.print(line, markup=False))
     try:
         return replace(environment, experiment=tracking.experiment, parent=first.start_parent())
+    except UserError:
+        raise
     except Exception as error:  # MLflow's clients raise their own, requests' and SQLAlchemy's errors
-        reason = str(error).splitlines()[0][:160]
-        console.print(f"MLflow {tracking.uri} does not answer ({reason}); metrics are kept and sent later", markup=False)
+        reason = redact(str(error).splitlines()[0])[:160]
+        console.print(f"MLflow {tracking.shown} does not answer ({reason}); metrics are kept and sent later", markup=False)
         return environment
 
 
@@ -233,5 +237,5 @@ def _finish(record: RunRecord, console: Console) -> None:
 
 def _say_end(console: Console, record: RunRecord, forwarder: Forwarder, tracking: Tracking) -> None:
     if forwarder.problem:
-        text = f"MLflow {tracking.uri} has not got everything ({forwarder.problem}); it is kept in {record.folder} and sent by the next run"
-        console.print(text, markup=False)
+        kept = f"it is kept in {record.folder} and sent by the next run"
+        console.print(f"MLflow {tracking.shown} has not got everything ({forwarder.problem}); {kept}", markup=False)

@@ -8,13 +8,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from mugv.errors import UserError
 from mugv.evaluation.paired import FILE as RESULTS_FILE
 from mugv.evaluation.paired import LOWER_IS_BETTER, Comparison, NotComparableError, Results, compare, read_results, to_json
 from mugv.recipe.schema import Gate
+
+if TYPE_CHECKING:
+    from mugv.platform.tracking import Tracking
 
 CHAMPION = "champion"
 HISTORY = "mugv.champion.history"
@@ -127,11 +130,12 @@ def _by_test(gate: Gate, found: Comparison, whose: str) -> tuple[bool, str]:
 class Registry:
     """Thin over MlflowClient. Raises UserError for names and versions that are not there."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, tracking: str | Tracking) -> None:
         from mugv.platform.tracking import Tracking
 
-        self.uri = uri
-        self.client: Any = Tracking(uri).client
+        found = tracking if isinstance(tracking, Tracking) else Tracking(tracking)
+        self.uri = found.uri
+        self.client: Any = found.client
 
     def champion(self, name: str) -> Version | None:
         from mlflow.exceptions import MlflowException

@@ -2,23 +2,31 @@
 
 records + metrics.jsonl  --Forwarder (a daemon thread)-->  MLflow.   Nothing of a run waits for MLflow or fails with it: what
 could not be sent stays in the run's folder, and the next run sends it. How far each stage got is in `runs/<run>/tracking/`.
+A run is sent before the older ones, and an older one that MLflow does not take is left out: it stops nothing.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mugv.platform.records import RunRecord, all_runs, read_json, write_json
+from mugv.platform import database
+from mugv.platform.records import DamagedRecordError, RunRecord, all_runs, read_json, write_json
+from mugv.redact import redact
+
+logger = logging.getLogger(__name__)
 
 EXPERIMENT = "mugv"
+DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 POLL_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 30.0
 METRICS_A_CALL = 1000
@@ -30,12 +38,12 @@ DATASETS = ("clips", "latents", "footage")
 
 
 class Tracking:
-    """An MLflow server or database; imports mlflow when it is first used."""
+    """An MLflow server or database; imports mlflow when it is first used. `state`: folder whose own database it is."""
 
-    def __init__(self, uri: str, experiment: str = "", artifacts: Path | None = None) -> None:
+    def __init__(self, uri: str, experiment: str = "", state: Path | None = None) -> None:
         self.uri = uri
         self._experiment = experiment
-        self._artifacts = artifacts
+        self._state = state
 
     @classmethod
     def of_state(cls, state: Path) -> Tracking:
@@ -43,10 +51,21 @@ class Tracking:
         given = os.environ.get("MLFLOW_TRACKING_URI")
         if given:
             return cls(given, os.environ.get("MLFLOW_EXPERIMENT_ID", ""))
-        return cls(f"sqlite:///{state.absolute() / 'mlflow.db'}", artifacts=state.absolute() / "mlartifacts")
+        return cls(database.sqlite_uri(state / DATABASE), state=state.absolute())
+
+    @property
+    def shown(self) -> str:
+        """The address without a password, for people and records."""
+        return redact(self.uri)
+
+    def prepare(self, say: Callable[[str], None] = logger.warning) -> None:
+        """Make or mend the state folder's own database; nothing for a server. Raises UserError for one of a newer MLflow."""
+        if self._state and self._state.is_dir() and database.ensure(self._state / DATABASE, self._state / ARTIFACTS, say):
+            forget_sent(self._state)
 
     @cached_property
     def client(self) -> Any:
+        self.prepare()
         # One short try instead of minutes inside the library: the forwarder has its own pauses.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -64,7 +83,7 @@ class Tracking:
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found:
             return str(found.experiment_id)
-        location = self._artifacts.as_uri() if self._artifacts else None
+        location = (self._state / ARTIFACTS).as_uri() if self._state else None
         return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
 
     def start_run(self, name: str, started: float, tags: dict[str, str]) -> str:
@@ -99,7 +118,7 @@ class Forwarder:
         self._stop.set()
         self._thread.join(patience)
         if self._thread.is_alive():
-            self.problem = self.problem or f"{self.tracking.uri} is slow to answer"
+            self.problem = self.problem or f"{self.tracking.shown} is slow to answer"
             return False
         return not self.problem
 
@@ -114,25 +133,48 @@ class Forwarder:
         try:
             self.send()
         except Exception as error:  # MLflow's clients raise their own, requests' and SQLAlchemy's errors
-            self.problem = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            self.problem = _line(error)
             return False
         self.problem = ""
         return True
 
     def send(self) -> None:
         """Bring MLflow up to the present state of the records. Raises what the MLflow client raises."""
-        if self.older:
-            for earlier in unsent_runs(self.older, self.record.run):
-                Forwarder(self.tracking, earlier).send()
-                earlier.update(tracked=True)
-            self.older = None
         parent = self.parent or self.start_parent()
-        for stage in self.record.stages():
-            if self.only in (None, stage["node"]):
-                _StageSender(self.tracking, self.record, parent, stage).send()
+        refused = [
+            error for stage in self.record.stages() if self.only in (None, stage["node"]) if (error := self._send_stage(parent, stage))
+        ]
         run = self.record.read()
         if not self.only and run.get("ended") and not self._sent().get("ended"):
             self._end_parent(parent, run)
+        if self.older:
+            self._send_older(self.older)
+            self.older = None
+        if refused:
+            raise refused[0]
+
+    def _send_stage(self, parent: str, stage: dict[str, Any]) -> Exception | None:
+        """What MLflow does not take of one stage must not keep back the others."""
+        try:
+            _StageSender(self.tracking, self.record, parent, stage).send()
+        except Exception as error:
+            if not _of_the_records(error):
+                raise
+            return error
+        return None
+
+    def _send_older(self, state: Path) -> None:
+        """A run whose records MLflow does not take is told once and left; a server that is away ends the round."""
+        for earlier in unsent_runs(state, self.record.run):
+            tracked: bool | str = True
+            try:
+                Forwarder(self.tracking, earlier).send()
+            except Exception as error:
+                if not _of_the_records(error):
+                    raise
+                tracked = _line(error)
+                logger.warning("%s: MLflow does not take its records (%s); they stay there", earlier.folder, tracked)
+            earlier.update(tracked=tracked)
 
     def start_parent(self) -> str:
         """The MLflow run of the whole run, made at the first success."""
@@ -157,7 +199,7 @@ class Forwarder:
         return self.record.folder / "tracking" / "run.json"
 
     def _sent(self) -> dict[str, Any]:
-        return read_json(self._sent_file)
+        return _sent_so_far(self._sent_file)
 
 
 class _StageSender:
@@ -170,7 +212,7 @@ class _StageSender:
         self.stage = stage
         self.node: str = stage["node"]
         self.file = record.folder / "tracking" / "stages" / f"{self.node}.json"
-        self.sent: dict[str, Any] = {"lines": {}, **read_json(self.file)}
+        self.sent: dict[str, Any] = {"lines": {}, **_sent_so_far(self.file)}
 
     def send(self) -> None:
         if self.sent.get("ended"):
@@ -198,7 +240,7 @@ class _StageSender:
     def _describe(self, run_id: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-        parameters = [Param(name, str(value)[:6000]) for name, value in self.stage.get("params", {}).items()]
+        parameters = [Param(name, redact(str(value))[:6000]) for name, value in self.stage.get("params", {}).items()]
         for start in range(0, len(parameters), PARAMETERS_A_CALL):
             self.tracking.client.log_batch(run_id, params=parameters[start : start + PARAMETERS_A_CALL])
         inputs = []
@@ -222,13 +264,14 @@ class _StageSender:
     def _send_curve(self, run_id: str, path: Path, prefix: str) -> None:
         from mlflow.entities import Metric
 
-        whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        whole = path.read_bytes().split(b"\n")[:-1]
         metrics = []
         start = self.sent["lines"].get(prefix, 0)
         for line in whole[start:]:
-            values = json.loads(line)
-            step, when = int(values.pop("step")), int(values.pop("time") * 1000)
-            metrics += [Metric(prefix + k, float(v), when, step) for k, v in values.items() if _is_number(v)]
+            values = _numbers(line)
+            if {"step", "time"} <= set(values):
+                step, when = int(values.pop("step")), int(values.pop("time") * 1000)
+                metrics += [Metric(prefix + k, v, when, step) for k, v in values.items()]
         for first in range(0, len(metrics), METRICS_A_CALL):
             self.tracking.client.log_batch(run_id, metrics=metrics[first : first + METRICS_A_CALL])
         if len(whole) > start:
@@ -281,9 +324,48 @@ def mark_dead(run: RunRecord) -> None:
     record = run.read()
     for stage in run.stages():
         if stage["status"] == "running":
-            run.update_stage(stage["node"], status="killed", error="its process was killed", ended=stage["started"])
+            run.update_stage(stage["node"], status="killed", error="its process was killed", ended=stage.get("started", 0))
     if not record.get("ended"):
         run.update(status="killed", ended=record.get("started", time.time()))
+
+
+def forget_sent(state: Path) -> None:
+    """All runs of a state folder that its own database was told of are sent again: that database is a new one."""
+    for run in all_runs(state):
+        if run.read().get("tracking", "").startswith("sqlite:"):
+            shutil.rmtree(run.folder / "tracking", ignore_errors=True)
+            run.update(tracked=False)
+
+
+def _sent_so_far(path: Path) -> dict[str, Any]:
+    """What a sender remembers; when that is damaged, it begins anew."""
+    try:
+        return read_json(path)
+    except DamagedRecordError:
+        return {}
+
+
+def _of_the_records(error: Exception) -> bool:
+    """Whether an error says that these records cannot be sent, whatever the server does."""
+    if isinstance(error, (KeyError, TypeError, ValueError, AttributeError)) and not isinstance(error, OSError):
+        return True
+    if type(error.__cause__).__name__ in ("IntegrityError", "DataError"):
+        return True
+    code = getattr(error, "error_code", "")
+    return code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
+
+
+def _line(error: Exception) -> str:
+    return redact(f"{type(error).__name__}: {error}".splitlines()[0])[:200]
+
+
+def _numbers(line: bytes) -> dict[str, float]:
+    """The numbers of a line of a metrics file; {} for a line that a power cut damaged."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return {name: float(value) for name, value in values.items() if _is_number(value)} if isinstance(values, dict) else {}
 
 
 def _is_number(value: Any) -> bool:

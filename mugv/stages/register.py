@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 def run(ctx: StageContext) -> dict[str, float]:
     """Inputs: evaluate, checkpoint, vae, latents, clips. Output: registered.json."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     environment = RunEnvironment.from_env()
     evaluation = json.loads((ctx.inputs["evaluate"] / "metrics.json").read_text())
     lineage = describe_lineage(ctx, environment)
     try:
         result = _register(ctx, environment, lineage, evaluation)
-    except (MlflowException, ConnectionError) as error:
+    except (MlflowException, SQLAlchemyError, ConnectionError) as error:
         reason = str(error).splitlines()[0][:200]
         where = _tracking(environment).uri
         raise StoreError(
