@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from mugv.stages.execute import RunEnvironment
 
 
+STOPPED = 130
+
+
 @dataclass(frozen=True)
 class Goal:
     """What a run is for."""
@@ -67,9 +71,27 @@ def run(
 
 
 def run_locked(recipe: Recipe, state: Path, goal: Goal) -> int:
-    """One run with the state folder held; returns the exit code."""
-    from mugv.cli.summary import write_report
+    """One run with the state folder held; returns the exit code. A signal at any moment ends it with one line and a record."""
+    from mugv.platform.processes import stopped_by_signals
     from mugv.platform.records import RunRecord, new_run_id
+
+    record = RunRecord.of(state, new_run_id())
+    with stopped_by_signals():
+        try:
+            return _run(recipe, state, goal, record)
+        except KeyboardInterrupt:
+            if record.folder.is_dir() and not record.read().get("ended"):
+                record.update(status="interrupted", ended=time.time(), error=_stopped(goal))
+            typer.echo(f"error: {_stopped(goal)}", err=True)
+            return STOPPED
+
+
+def _stopped(goal: Goal) -> str:
+    return f"stopped; what is finished is kept, and the next `mugv {'curate' if goal.node else 'run'}` goes on from there"
+
+
+def _run(recipe: Recipe, state: Path, goal: Goal, record: RunRecord) -> int:
+    from mugv.cli.summary import write_report
     from mugv.platform.tracking import Forwarder, Tracking
     from mugv.precision import warning as precision_warning
     from mugv.stages.execute import resolve_data_digest
@@ -80,7 +102,6 @@ def run_locked(recipe: Recipe, state: Path, goal: Goal) -> int:
     console = open_console(progress=True)
     data_digest = resolve_data_digest(recipe)
     keys = node_keys(recipe, data_digest)
-    record = RunRecord.of(state, new_run_id())
     tracking = Tracking.of_state(state)
     with explained(state):
         environment = _start_record(record, recipe, state, keys, data_digest, tracking, goal)
@@ -120,6 +141,7 @@ def _start_record(
         tracking_uri=tracking.uri,
         data_digest=data_digest,
         forwarded=True,
+        runner=str(os.getpid()),
         goal=goal.node,
     )
     record.update(
@@ -141,8 +163,6 @@ def _start_record(
 
 
 def _store_setting() -> dict[str, str]:
-    import os
-
     return {"MUGV_STORE": os.environ["MUGV_STORE"]} if os.environ.get("MUGV_STORE") else {}
 
 
@@ -202,7 +222,7 @@ def _run_pipeline(
     except StageFailedError as error:
         code, problem = (2 if error.by_user else 1), str(error)
     except KeyboardInterrupt:
-        code, problem = 130, f"stopped; what is finished is kept, and the next `mugv {'curate' if goal.node else 'run'}` goes on from there"
+        code, problem = STOPPED, _stopped(goal)
         outcome["status"] = "interrupted"
     finally:
         record.update(**outcome, ended=time.time(), error=problem)

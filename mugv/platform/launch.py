@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from mugv.errors import UserError
+from mugv.platform.processes import RUNNER
 from mugv.recipe.schema import Pool, Toleration
 
 RUNTIME = "mugv-torch"
@@ -69,6 +70,7 @@ def run_local(spec: LaunchSpec, inherit: Mapping[str, str] | None = None) -> int
     `inherit` is the environment to start from; None: this process's. SIGINT and SIGTERM go on to the processes, which save and stop.
     """
     environment = {**(os.environ if inherit is None else inherit), **spec.environment}
+    environment[RUNNER] = str(os.getpid())
     if spec.world > 1:
         environment.setdefault("OMP_NUM_THREADS", "1")
     # A session of its own: a Ctrl-C reaches the processes once, through us, and not a second time from the terminal.

@@ -5,6 +5,7 @@ KFP's own talk and the stages' output go to `runs/<run>/kfp.log`; what people se
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from mugv.errors import UserError
+from mugv.errors import StoreError, UserError
 from mugv.platform.records import ERROR_MARK, RunRecord
 from mugv.redact import redact
 from mugv.store import explained
@@ -27,6 +28,12 @@ ROOT = Path(__file__).resolve().parents[2]
 SILENT_FAILURES = re.compile(r"Condition evaluation failed|Could not resolve")
 """What kfp.local logs when it cannot evaluate a condition; it then skips the branch as if that were right."""
 KILL_AFTER_SECONDS = 15.0
+PROGRAM_BYTES = 1 << 18
+"""Room that a task's program takes in the temporary folder."""
+_TEMPORARY = "free some space there, or set TMPDIR to a folder that has some"
+_FULL = re.compile(r"No space left on device|Disk quota exceeded")
+_RAISED = re.compile(r"^\s*[\w.]+(?:Error|Exception|Interrupt)\b: .+")
+"""The last line of a Python traceback."""
 
 
 class StageFailedError(Exception):
@@ -99,7 +106,7 @@ def run_pipeline(pipeline: Callable[[], Any], record: RunRecord, env: dict[str, 
     from kfp import local
 
     log = RunLog(record.folder / "kfp.log", log_copy)
-    with explained(record.folder), tempfile.TemporaryDirectory(prefix="kfp-") as scratch, _environment(env), _stopping_children():
+    with explained(record.folder), _temporary_folder() as scratch, _environment(env), _stopping_children():
         # kfp deletes its workspace after every run, so it gets a folder of its own and never one that holds data.
         root = str(record.folder / "kfp")
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, workspace_root=scratch, raise_on_error=True)
@@ -130,9 +137,27 @@ def _failure(record: RunRecord, log: RunLog, error: Exception) -> Exception:
         return StageFailedError(
             f"stage {', '.join(dead)}: its process was killed; run again, it goes on from its last checkpoint", by_user=False
         )
+    if log.find(_FULL):
+        return StageFailedError(f"{log.find(_FULL)}; {_TEMPORARY}", by_user=True)
     if isinstance(error, UserError | OSError):
         return error
-    return StageFailedError(f"{type(error).__name__}: {str(error).splitlines()[0]}; see {log.path}", by_user=False)
+    told = log.find(_RAISED) or f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return StageFailedError(f"{told}; see {log.path}", by_user=False)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[str]:
+    """A folder for kfp, with room for the programs that its tasks write there."""
+    place = tempfile.gettempdir()
+    try:
+        with tempfile.TemporaryDirectory(prefix="kfp-") as scratch:
+            (Path(scratch) / "probe").write_bytes(bytes(PROGRAM_BYTES))
+            (Path(scratch) / "probe").unlink()
+            yield scratch
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES) or not str(error.filename or "").startswith(place):
+            raise
+        raise StoreError(f"temporary folder {place}: {os.strerror(error.errno)}; {_TEMPORARY}") from error
 
 
 def measure(record: RunRecord, wall: float) -> Overhead:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -20,16 +21,29 @@ def state_lock(state: Path) -> Iterator[None]:
 
 
 @contextmanager
+def _a_folder(folder: Path) -> Iterator[None]:
+    """One line where a file is in the way of a folder."""
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise UserError(f"{folder}: cannot be a folder, a file is in the way; give another one with --state") from None
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT):
+            raise
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); give another one with --state") from None
+
+
+@contextmanager
 def file_lock(path: Path, refusal: str) -> Iterator[None]:
     """Hold `path`, which then has this process's id in it. `refusal`: the message when another process (`{}`) holds it."""
-    with explained(path):
+    with explained(path), _a_folder(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(refusal.format(path.read_text().strip() or "unknown")) from None
+            raise UserError(refusal.format(path.read_text(errors="replace").strip() or "unknown")) from None
         with explained(path):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -38,11 +38,13 @@ DATASETS = ("clips", "latents", "footage")
 
 
 class Tracking:
-    """An MLflow server or database; imports mlflow when it is first used. `state`: folder whose own database it is."""
+    """An MLflow server or database; imports mlflow when it is first used."""
 
-    def __init__(self, uri: str, experiment: str = "", state: Path | None = None) -> None:
+    def __init__(self, uri: str, experiment: str = "", artifacts: Path | None = None, state: Path | None = None) -> None:
+        """`artifacts`: where a new experiment keeps its files; None: where the server says. `state`: folder whose own database it is."""
         self.uri = uri
         self._experiment = experiment
+        self._artifacts = artifacts
         self._state = state
 
     @classmethod
@@ -51,7 +53,8 @@ class Tracking:
         given = os.environ.get("MLFLOW_TRACKING_URI")
         if given:
             return cls(given, os.environ.get("MLFLOW_EXPERIMENT_ID", ""))
-        return cls(database.sqlite_uri(state / DATABASE), state=state.absolute())
+        state = state.absolute()
+        return cls(database.sqlite_uri(state / DATABASE), artifacts=state / ARTIFACTS, state=state)
 
     @property
     def shown(self) -> str:
@@ -83,7 +86,7 @@ class Tracking:
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found:
             return str(found.experiment_id)
-        location = (self._state / ARTIFACTS).as_uri() if self._state else None
+        location = self._artifacts.as_uri() if self._artifacts else None
         return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
 
     def start_run(self, name: str, started: float, tags: dict[str, str]) -> str:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mugv.errors import MissingFeatureError
+from mugv.errors import MissingFeatureError, UserError
 from mugv.stages.base import StageContext
 from mugv.stages.progress import ProgressWriter
+from mugv.stages.worker import FAILURE
 
 if TYPE_CHECKING:
     from mugv.dataset.latentset import LatentSet
@@ -93,10 +94,20 @@ def run_training(ctx: StageContext, train: Callable[[StageContext], dict[str, fl
     )
     report = ctx.work / "distributed-metrics.json"
     report.unlink(missing_ok=True)
+    (ctx.work / FAILURE).unlink(missing_ok=True)
     code = run_local(LaunchSpec("mugv.stages.worker", (str(specification),), processes_per_node=ctx.recipe.parallel.world))
     if code:
-        raise RuntimeError(f"{ctx.node}: torchrun ended with code {code}; the processes' own messages are above")
+        raise _failure(ctx, code)
     return json.loads(report.read_text())
+
+
+def _failure(ctx: StageContext, code: int) -> Exception:
+    """What the first process that failed said, else that it said nothing."""
+    try:
+        told = json.loads((ctx.work / FAILURE).read_text())
+        return (UserError if told["user"] else RuntimeError)(str(told["error"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return RuntimeError(f"{ctx.node}: torchrun ended with code {code}; the processes' own messages are above")
 
 
 def _check_one_machine(ctx: StageContext) -> None:

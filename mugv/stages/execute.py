@@ -24,6 +24,7 @@ from typing import Any
 
 from mugv.errors import StoreError, UserError
 from mugv.platform.lock import file_lock
+from mugv.platform.processes import RUNNER, end_with_runner
 from mugv.platform.records import ERROR_MARK, RunRecord, write_json
 from mugv.recipe import Recipe, recipe_from_json
 from mugv.redact import RedactingFormatter, redact, show_uncaught
@@ -54,6 +55,8 @@ class RunEnvironment:
     data_digest: str | None = None
     forwarded: bool = False
     """True when the process that started the run sends the stages' records to MLflow; False: each stage sends its own."""
+    runner: str = ""
+    """Id of the process that the stages' processes end with; "": none, as on a cluster."""
     goal: str = ""
     """Node that the run is for; "": the last of the graph. A run for the data alone must not find its clip set unneeded."""
 
@@ -69,6 +72,7 @@ class RunEnvironment:
             parent=env.get("MLFLOW_RUN_ID", ""),
             data_digest=env.get("MUGV_DATA_DIGEST"),
             forwarded=env.get("MUGV_FORWARDED") == "1",
+            runner=env.get(RUNNER, ""),
             goal=env.get("MUGV_GOAL", ""),
         )
 
@@ -81,6 +85,7 @@ class RunEnvironment:
             "MLFLOW_EXPERIMENT_ID": self.experiment,
             "MLFLOW_RUN_ID": self.parent,
             "MUGV_FORWARDED": "1" if self.forwarded else "",
+            RUNNER: self.runner,
             "MUGV_GOAL": self.goal,
         }
         if self.data_digest is not None:
@@ -123,23 +128,22 @@ def run_node(node_name: str, recipe: Recipe, refs: dict[str, Ref], environment: 
     if environment.data_digest is None:
         environment = replace(environment, data_digest=resolve_data_digest(recipe))
     keys = node_keys(recipe, environment.data_digest or "")
-    store = environment.open_store()
-    prefix = output_prefix(node, keys[node_name])
-    started = time.time()
     record = environment.record()
-    common: dict[str, Any] = {"stage": node.stage, "index": node.index, "key": keys[node_name], "started": started, "pid": os.getpid()}
-    found = store.find(prefix)
-    if found is None and node_name not in needed_nodes(nodes, set(cached_nodes(nodes, keys, store)), environment.goal):
-        found = Ref("", keys[node_name], "")
-    if found:
-        status = "hit" if found.digest else "not needed"
-        record.update_stage(node_name, **common, status=status, ended=time.time(), output=found.to_dict())
-        return found
-    _check_inputs(node, refs, keys)
-    inputs = {name: ref.to_dict() for name, ref in refs.items()}
-    record.update_stage(node_name, **common, status="running", inputs=inputs, params=_params(node, recipe))
-    with _failure_recorded(record, node_name), explained(environment.state), _sent_to_mlflow(environment, node_name):
-        return _run_stage(node, recipe, refs, environment, store, keys[node_name])
+    common = {"stage": node.stage, "index": node.index, "key": keys[node_name], "started": time.time(), "pid": os.getpid()}
+    with _failure_recorded(record, node_name, common), explained(environment.state):
+        store = environment.open_store()
+        found = store.find(output_prefix(node, keys[node_name]))
+        if found is None and node_name not in needed_nodes(nodes, set(cached_nodes(nodes, keys, store)), environment.goal):
+            found = Ref("", keys[node_name], "")
+        if found:
+            status = "hit" if found.digest else "not needed"
+            record.update_stage(node_name, **common, status=status, ended=time.time(), output=found.to_dict())
+            return found
+        _check_inputs(node, refs, keys)
+        inputs = {name: ref.to_dict() for name, ref in refs.items()}
+        record.update_stage(node_name, **common, status="running", inputs=inputs, params=_params(node, recipe))
+        with _sent_to_mlflow(environment, node_name):
+            return _run_stage(node, recipe, refs, environment, store, keys[node_name])
 
 
 def _run_stage(node: Node, recipe: Recipe, refs: dict[str, Ref], environment: RunEnvironment, store: Store, key: str) -> Ref:
@@ -206,7 +210,7 @@ def _params(node: Node, recipe: Recipe) -> dict[str, Any]:
     for path in (*node.parts, *node.placement):
         if not path.endswith(".expand.factor"):
             _flatten(path, part(recipe, path), flat)
-    return flat
+    return {name: redact(value) if isinstance(value, str) else value for name, value in flat.items()}
 
 
 def _flatten(path: str, value: Any, flat: dict[str, Any]) -> None:
@@ -226,19 +230,19 @@ def _keep_curves(work: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _failure_recorded(record: RunRecord, node: str) -> Iterator[None]:
-    """Write how a stage ended before the error goes on its way."""
+def _failure_recorded(record: RunRecord, node: str, common: dict[str, Any]) -> Iterator[None]:
+    """Write how a stage ended before the error goes on its way. `common`: what its record begins with."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        _try_record(record, node, status="interrupted", error="interrupted")
+        _try_record(record, node, **common, status="interrupted", error="interrupted")
         raise
     except UserError as error:
-        _try_record(record, node, status="failed", error=str(error), user_error=True)
+        _try_record(record, node, **common, status="failed", error=str(error), user_error=True)
         raise
-    except Exception as error:
+    except BaseException as error:  # torch's CheckpointException is no Exception
         message = redact(f"{type(error).__name__}: {error}".splitlines()[0])
-        _try_record(record, node, status="failed", error=message, user_error=False, traceback=redact(traceback.format_exc()))
+        _try_record(record, node, **common, status="failed", error=message, user_error=False, traceback=redact(traceback.format_exc()))
         raise
 
 
@@ -276,11 +280,12 @@ def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, s
     environment = RunEnvironment.from_env()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
+    end_with_runner()
     if getattr(sys.modules["__main__"].__spec__, "name", "") == "kfp.dsl.executor_main":
         atexit.register(_leave_without_teardown)
     try:
         recipe = recipe_from_json(recipe_json)
-        manifests = {name: json.loads(Path(path).read_text()) for name, path in inputs.items()}
+        manifests = {name: _manifest(name, Path(path)) for name, path in inputs.items()}
         if environment.data_digest is None and manifests:
             environment = replace(environment, data_digest=next(iter(manifests.values())).get("data", ""))
         node = next(n for n in build_graph(recipe) if n.stage == stage and n.index == index)
@@ -300,6 +305,17 @@ def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, s
     except OSError as error:
         print(f"{ERROR_MARK}{error.filename or environment.state}: {error.strerror}", flush=True)
         raise
+
+
+def _manifest(name: str, path: Path) -> dict[str, str]:
+    """What an earlier task wrote about its output."""
+    try:
+        found = json.loads(path.read_bytes())
+        if not all(isinstance(found[field], str) for field in ("uri", "key", "digest")):
+            raise TypeError(found)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"input {name}: {path} is not the manifest of an earlier task's output; run again") from None
+    return dict(found)
 
 
 def _stop(number: int, frame: object) -> None:

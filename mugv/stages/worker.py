@@ -5,10 +5,46 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from mugv.errors import StoreError, UserError
+
+FAILURE = "distributed-failure.json"
+"""In the work folder: what ended the first process that failed."""
 
 
 def main(path: str) -> None:
+    """Raises what the stage raises, after writing it down for the process that waits."""
+    from mugv.platform.processes import end_with_runner
+
+    end_with_runner()
+    spec = json.loads(Path(path).read_text())
+    try:
+        _train(spec)
+    except BaseException as error:
+        _write_failure(Path(spec["work"]), error)
+        raise
+
+
+def _write_failure(work: Path, error: BaseException) -> None:
+    """The first one tells: the others fail since a process of their group is gone."""
+    from mugv.store import explained
+
+    kind, text = "user" if isinstance(error, UserError) else "", str(error)
+    try:
+        with explained(work):
+            raise error
+    except StoreError as line:
+        kind, text = "user", str(line)
+    except BaseException:
+        text = text if kind else f"{type(error).__name__}: {text}"
+    with suppress(OSError), (work / FAILURE).open("x") as file:
+        json.dump({"user": bool(kind), "error": (text.splitlines() or [""])[0]}, file)
+
+
+def _train(spec: dict[str, Any]) -> None:
     from mugv.platform.records import RunRecord
     from mugv.recipe import recipe_from_json
     from mugv.stages.base import StageContext, silent
@@ -16,7 +52,6 @@ def main(path: str) -> None:
     from mugv.stages.progress import ProgressWriter
     from mugv.store.base import Ref
 
-    spec = json.loads(Path(path).read_text())
     ctx = StageContext(
         recipe=recipe_from_json(spec["recipe"]),
         node=spec["node"],
