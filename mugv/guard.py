@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch.distributed as dist
+
 if TYPE_CHECKING:
     from mugv.recipe.optimizer import Guard as Settings
 
@@ -53,9 +55,21 @@ class Guard:
         self.skipped += 1
         return RefusedStepError(reason, clips, self.skipped <= self.settings.skips)
 
+    def forget(self) -> None:
+        """What is trained changes: the norms so far say nothing of the next."""
+        self.norms.clear()
+
     def state(self) -> dict[str, Any]:
         return {"norms": list(self.norms), "skipped": self.skipped}
 
     def load(self, state: dict[str, Any]) -> None:
         self.norms = deque(state["norms"], maxlen=WINDOW)
         self.skipped = state["skipped"]
+
+
+def from_all_ranks(value: Any) -> list[Any]:
+    """The values of all processes, which all call it."""
+    found: list[Any] = [value] * (dist.get_world_size() if dist.is_initialized() else 1)
+    if len(found) > 1:
+        dist.all_gather_object(found, value)
+    return found

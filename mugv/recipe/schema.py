@@ -122,6 +122,7 @@ class VAETraining(Part):
     """The first `temporal` phase starts from the PCA of the trunk's features; for windows of one latent."""
     precision: Precision = "auto"
     """Of the arithmetic; weights are fp32. auto: bf16 on a GPU and on processors with bf16 units, else fp32."""
+    guard: Guard = Guard()
     save_every: Positive = 200
     """Steps between checkpoints."""
 

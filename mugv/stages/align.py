@@ -19,6 +19,7 @@ def run(ctx: StageContext) -> dict[str, float]:
 def train(ctx: StageContext) -> dict[str, float]:
     """Runs on every rank. A round without anything to learn from passes the weights on unchanged, and says so."""
     from mugv.dataset.latentset import LatentSet
+    from mugv.draws import seed_of
     from mugv.training.flow_data import FlowData, stage_ratio
     from mugv.training.loop import fit
     from mugv.training.model_io import save_model
@@ -39,7 +40,7 @@ def train(ctx: StageContext) -> dict[str, float]:
         save_model(model, ctx.out, description)
         return {"steps": 0}
     real = FlowData(latents, latents.clips("train"), stage.size, stage.frames, stage.flow, stage.mask)
-    task = PreferenceTask(model, preferences, real, round_, recipe.parallel, recipe.dit_seed + 200_000 + ctx.index)
+    task = PreferenceTask(model, preferences, real, round_, recipe.parallel, seed_of(recipe.dit_seed, ctx.node))
     fit(task, ctx.work / "train", round_.steps, round_.save_every, ctx.progress, asynchronous=recipe.parallel.async_save)
     save_model(task.result, ctx.out, description)
     publish_curve(ctx.work / "train", ctx.out)

@@ -52,6 +52,8 @@ def _prompts(ctx: StageContext) -> list[str]:
 def _generate(ctx: StageContext, generator: Generator, prompts: list[str]) -> tuple[list[str], list[str], Any, Any]:
     import torch
 
+    from mugv.draws import seed_of
+
     align = ctx.recipe.align
     assert align is not None
     names = [f"{i:04d}-{j}" for i in range(len(prompts)) for j in range(align.candidates)]
@@ -61,7 +63,7 @@ def _generate(ctx: StageContext, generator: Generator, prompts: list[str]) -> tu
     batch = generator.batch_size()
     for start in range(0, len(names), batch):
         part = slice(start, start + batch)
-        seeds = [ctx.recipe.seed + 50_000 + k for k in range(len(names))][part]
+        seeds = [seed_of(ctx.recipe.seed, "candidates", name) for name in names[part]]
         z = generator.sample(texts[part], seeds, sampler=align.sampler)
         latents.append(z)
         pixels.extend(generator.decode(z))

@@ -33,6 +33,7 @@ def run(ctx: StageContext) -> dict[str, float]:
 def train(ctx: StageContext) -> dict[str, float]:
     """Runs on every rank."""
     from mugv.dataset.latentset import LatentSet
+    from mugv.draws import seed_of
     from mugv.training.flops import dit_parameters, stage_divisor
     from mugv.training.flow_data import FlowData
     from mugv.training.loop import fit
@@ -43,7 +44,7 @@ def train(ctx: StageContext) -> dict[str, float]:
     latents = LatentSet.open(ctx.inputs["latents"])
     data = FlowData(latents, latents.clips("train"), stage.size, stage.frames, stage.flow, stage.mask)
     divisor = stage_divisor(recipe, ctx.index)
-    seed = recipe.dit_seed + 1000 * (ctx.index + 1)
+    seed = seed_of(recipe.dit_seed, ctx.node)
     chunks = _start(ctx, divisor)
     attach_adapters(chunks, stage, seed)
     task = FlowTask(chunks, data, stage, recipe.parallel, seed)

@@ -29,6 +29,7 @@ def run(ctx: StageContext) -> dict[str, float]:
 def train(ctx: StageContext) -> dict[str, float]:
     """Runs on every rank."""
     from mugv.dataset.latentset import LatentSet
+    from mugv.draws import seed_of
     from mugv.training.flow_data import FlowData
     from mugv.training.loop import checkpoints, fit
     from mugv.training.model_io import save_model
@@ -40,7 +41,7 @@ def train(ctx: StageContext) -> dict[str, float]:
     ranked = sorted(latents.clips("train"), key=lambda r: (-r.score, r.clip_id))
     best = sorted(ranked[: max(1, round(len(ranked) * stage.best_fraction))], key=lambda r: r.clip_id)
     chunks, previous = previous_model(ctx)
-    seed = recipe.dit_seed + 100_000
+    seed = seed_of(recipe.dit_seed, ctx.node)
     attach_adapters(chunks, stage, seed)
     task = FlowTask(chunks, FlowData(latents, best, stage.size, stage.frames, stage.flow, stage.mask), stage, recipe.parallel, seed)
     kept = frozenset(round(stage.steps * (i + 1) / stage.checkpoints) for i in range(stage.checkpoints))

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mugv.dataset.clipset import ClipRow, ClipSet
     from mugv.vae import VideoVAE
 
+INITIAL = 18
+"""Purpose of the draw of the first weights."""
 MEASURED_CLIPS = 144
 """Held-out clips of the metrics."""
 
@@ -31,6 +33,7 @@ def train(ctx: StageContext) -> dict[str, float]:
     import torch
 
     from mugv.dataset.clipset import ClipSet
+    from mugv.draws import generator_for
     from mugv.precision import here, machine, resolve
     from mugv.training import process_groups
     from mugv.training.loop import fit
@@ -44,10 +47,11 @@ def train(ctx: StageContext) -> dict[str, float]:
     if ctx.recipe.weights.vae:
         vae = _given(ctx)
     else:
-        torch.manual_seed(ctx.recipe.seed)
+        torch.set_rng_state(generator_for(ctx.recipe.seed, 0, 0, INITIAL).get_state())
         vae = VideoVAE(ctx.recipe.vae.model)
-        footage = lru_cache(maxsize=1)(lambda size: _decode(clips, clips.rows("train"), size))
-        task = VAETask(vae, settings, footage, ctx.recipe.seed)
+        rows = clips.rows("train")
+        footage = lru_cache(maxsize=1)(lambda size: _decode(clips, rows, size))
+        task = VAETask(vae, settings, footage, ctx.recipe.seed, [row.clip_id for row in rows])
         fit(task, ctx.work / "train", task.steps, settings.save_every, ctx.progress)
         publish_curve(ctx.work / "train", ctx.out)
     metrics = {"parameters": float(count_parameters(ctx.recipe.vae.model)), **_measure(ctx, vae, clips)}

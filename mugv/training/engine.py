@@ -26,7 +26,7 @@ from mugv.dit.init import initialise
 from mugv.dit.model import MugDiT
 from mugv.dit.sharding import allocate, as_chunks, load_state, sharded_state
 from mugv.errors import UserError
-from mugv.guard import Guard
+from mugv.guard import Guard, from_all_ranks
 from mugv.precision import here
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Optimizer, Parallel
@@ -218,7 +218,7 @@ class Engine:
     def _check_finite(self) -> None:
         """A last update may overflow, which only the next step's loss would show: such weights must not replace a good checkpoint."""
         finite = torch.stack([p.detach().isfinite().all() for p in all_parameters(self.chunks)]).all()
-        if any(_from_all_ranks(not bool(finite))):
+        if any(from_all_ranks(not bool(finite))):
             raise UserError("training diverged: the weights are not finite after the last step; lower the learning rate")
 
 
@@ -266,12 +266,5 @@ def _reduce(reports: list[dict[str, Any]]) -> dict[str, float]:
 def _suspects(reports: list[dict[str, Any]]) -> list[str]:
     """Clips of all ranks whose loss is not finite; all clips of the step when each has a finite one. Every rank calls it."""
     clips = {name: float(loss) for r in reports if CLIPS in r for name, loss in zip(*r[CLIPS], strict=True)}
-    everywhere = {name: loss for found in _from_all_ranks(clips) for name, loss in found.items()}
+    everywhere = {name: loss for found in from_all_ranks(clips) for name, loss in found.items()}
     return sorted(name for name, loss in everywhere.items() if not math.isfinite(loss)) or sorted(everywhere)
-
-
-def _from_all_ranks(value: Any) -> list[Any]:
-    found: list[Any] = [value] * dist.get_world_size()
-    if len(found) > 1:
-        dist.all_gather_object(found, value)
-    return found

@@ -3,33 +3,17 @@ every rank and in every epoch."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mugv.dataset.latentset import LatentRow, LatentSet
 from mugv.dataset.sampler import clips_of_step
+from mugv.draws import generator_for
 from mugv.errors import UserError
 from mugv.flow.masks import sample_noised
 from mugv.flow.path import sample_timesteps, shift_ratio
 from mugv.recipe.schema import Flow, FrameMask
 from mugv.training.objectives import FlowBatch
-
-_WORDS = slice(24, 24 + 8 * 624)
-"""Bytes of torch's generator state that hold the Mersenne Twister's words, as 64-bit integers."""
-
-
-def generator_for(seed: int, step: int, rank: int, purpose: int = 0) -> torch.Generator:
-    """A random generator that depends on nothing else, and is like no other's.
-
-    torch seeds its CPU generator with 32 bits, of which some pairs among a few hundred thousand agree; here all 624 words of the Mersenne
-    Twister's state come from the four numbers, so that runs with neighbouring seeds share no draw.
-    """
-    words = np.random.SeedSequence([seed, step, rank, purpose]).generate_state(624)
-    generator = torch.Generator()
-    state = generator.get_state()
-    state[_WORDS].view(torch.int64).copy_(torch.from_numpy(words.astype(np.int64)))
-    return generator.set_state(state)
 
 
 def stage_ratio(flow: Flow, size: tuple[int, int], latent_frames: int) -> float:

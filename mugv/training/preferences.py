@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mugv.dataset.latentset import pad_text
 from mugv.dataset.sampler import clips_of_step
+from mugv.draws import generator_for
 from mugv.flow.path import sample_timesteps
-from mugv.training.flow_data import generator_for
 from mugv.training.labels import read_labels
 from mugv.training.objectives import FlowBatch
 

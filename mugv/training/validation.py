@@ -6,8 +6,8 @@ import torch
 
 from mugv.dataset.latentset import LatentSet
 from mugv.dit.model import MugDiT
+from mugv.draws import generator_for
 from mugv.flow.path import shift_timestep
-from mugv.training.flow_data import generator_for
 from mugv.training.objectives import FlowBatch, clip_losses
 
 

@@ -9,16 +9,20 @@ Legend: N clips, B windows, C feature channels, T frames, H W pixels, h w = H/8 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mugv.draws import generator_for
 from mugv.errors import UserError
+from mugv.guard import Guard, RefusedStepError, from_all_ranks
 from mugv.precision import resolve
 from mugv.recipe.schema import VAEPhase, VAETraining
 from mugv.vae.discriminator import PatchDiscriminator
@@ -43,6 +47,8 @@ LINEAR_WINDOWS = 512
 """Chunks whose features give the linear start."""
 CLIP_GRADIENT = 1.0
 STATE = "vae.pt"
+STEP, LINEAR = 16, 17
+"""Purposes of draws."""
 
 Footage = Callable[[int], Tensor]
 """Size in pixels -> all training clips as uint8 [N, T, size, size, 3]."""
@@ -51,9 +57,13 @@ Footage = Callable[[int], Tensor]
 class VAETask:
     """What `mugv.training.loop.fit` trains; steps of all phases are numbered through."""
 
-    def __init__(self, vae: VideoVAE, settings: VAETraining, footage: Footage, seed: int) -> None:
+    def __init__(self, vae: VideoVAE, settings: VAETraining, footage: Footage, seed: int, names: Sequence[str] = ()) -> None:
+        """names: of the clips, in the order of the footage, for messages."""
         require_perceptual(settings.perceptual_weight)
         self.vae, self.settings, self.footage, self.seed = vae.train(), settings, footage, seed
+        self.names = names
+        self.guard, self.discriminator_guard = Guard(settings.guard), Guard(settings.guard)
+        self.drawn: list[int] = []
         self.steps = sum(p.steps for p in settings.phases)
         self.phase = -1
         self.clips = torch.empty(0)
@@ -72,21 +82,42 @@ class VAETask:
         phase = self.settings.phases[index]
         if step == first and self.settings.linear_start and index == _first_temporal(self.settings):
             self._start_linear(phase)
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 4096 + _rank())
         rate = _learning_rate(phase, step - first)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with self._autocast():
-            loss, metrics = self._loss(phase, step, generator)
-        loss.backward()
-        norm = self._update()
+        with self._untouched(self._gan_starts(phase, step)):
+            with self._autocast():
+                loss, metrics = self._loss(phase, step, generator_for(self.seed, step, _rank(), STEP))
+            loss.backward()
+            norm = self._update(loss.detach())
         values = {name: float(value) for name, value in metrics.items()}
         return {"phase": float(index), "loss": float(loss.detach()), **values, "gradient_norm": norm, "learning_rate": rate}
+
+    @contextmanager
+    def _untouched(self, with_gan: bool) -> Iterator[None]:
+        """A refused step leaves no gradient behind, and the discriminator, which steps first, as it was."""
+        parts: tuple[Any, ...] = (self.discriminator, self.discriminator_optimizer) if self.discriminator and with_gan else ()
+        before = [copy.deepcopy(part.state_dict()) for part in parts]
+        try:
+            yield
+        except RefusedStepError:
+            self.optimizer.zero_grad(set_to_none=True)
+            for part, state in zip(parts, before, strict=True):
+                part.load_state_dict(state)
+            raise
+
+    def _refuse(self, guard: Guard, what: str, loss: Tensor, norm: float) -> None:
+        """Raise RefusedStepError on all ranks where the guard asks for it; the clips are those that the step drew."""
+        reason = guard.reason(_mean_of_ranks(loss), norm)
+        if reason:
+            clips = {self.names[i] if self.names else f"number {i}" for part in from_all_ranks(self.drawn) for i in part}
+            raise self.guard.refused(f"{what}{reason}", sorted(clips))
 
     def save(self, folder: Path) -> None:
         """Everything that the next step depends on, written by rank 0."""
         if _rank() == 0:
             state = {"vae": self.vae.state_dict(), "phase": self.phase, "optimizer": self.optimizer.state_dict()}
+            state["guards"] = [self.guard.state(), self.discriminator_guard.state()]
             if self.discriminator:
                 state["discriminator"] = self.discriminator.state_dict()
                 state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
@@ -102,6 +133,8 @@ class VAETask:
             raise UserError(f"checkpoint {folder}: of another network, or damaged: {reason[:160]}") from None
         self._enter(state["phase"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for guard, found in zip((self.guard, self.discriminator_guard), state.get("guards", ()), strict=False):
+            guard.load(found)  # checkpoints of earlier versions have none
         if self.discriminator:
             self.discriminator.load_state_dict(state["discriminator"])
             self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
@@ -118,6 +151,7 @@ class VAETask:
     def _enter(self, index: int) -> None:
         """A phase begins: its clips, its trainable parameters, a new optimizer, the frozen trunk's features."""
         phase, before = self.settings.phases[index], self.settings.phases[self.phase] if self.phase >= 0 else None
+        self.guard.forget()  # another loss has other gradients
         self.phase = index
         self.clips = self.footage(phase.size)
         chosen = trainable(self.vae, phase)
@@ -148,7 +182,7 @@ class VAETask:
         """The same samples on every rank, so that all ranks start alike."""
         if set(phase.windows) != {1}:
             raise UserError(f"vae.train.linear_start needs windows: [1] in the temporal phase, got {list(phase.windows)}")
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = generator_for(self.seed, 0, 0, LINEAR)
         n, t = self.clips.shape[:2]
         windows = window_indices(t, 1, LINEAR_WINDOWS, generator)
         which = torch.randint(n, (LINEAR_WINDOWS, 1), generator=generator)
@@ -163,7 +197,9 @@ class VAETask:
 
     def _spatial_loss(self, phase: VAEPhase, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         n, t = self.clips.shape[:2]
-        frames = self.clips[torch.randint(n, (phase.batch,), generator=generator), torch.randint(t, (phase.batch,), generator=generator)]
+        which = torch.randint(n, (phase.batch,), generator=generator)
+        frames = self.clips[which, torch.randint(t, (phase.batch,), generator=generator)]
+        self.drawn = which.tolist()
         images = to_images(frames.to(self.device))
         features = self.vae.spatial_vae.encoder(images)
         noise = torch.randn(features.shape, generator=generator).to(features)
@@ -194,6 +230,7 @@ class VAETask:
         latents = phase.windows[int(torch.randint(len(phase.windows), (), generator=generator))]
         count = max(1, phase.batch // latents)
         which = torch.randint(n, (count, 1), generator=generator)
+        self.drawn = which.flatten().tolist()
         windows = window_indices(t, latents, count, generator)
         clips = self.clips[which, windows].to(self.device)
         if self.features is not None:
@@ -227,6 +264,8 @@ class VAETask:
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         loss.float().backward()
         _average_gradients(self.discriminator.parameters())
+        gradients = [p.grad for p in self.discriminator.parameters() if p.grad is not None]
+        self._refuse(self.discriminator_guard, "discriminator: ", loss.detach(), float(nn.utils.get_total_norm(gradients)))
         self.discriminator_optimizer.step()
         self.discriminator.requires_grad_(False)
         metrics["discriminator"] = loss.detach()
@@ -236,13 +275,12 @@ class VAETask:
         late = step >= self.steps * (1 - self.settings.gan_last_fraction)
         return self.discriminator is not None and phase.parts == "joint" and late
 
-    def _update(self) -> float:
-        """Average over ranks, clip, step. Returns the gradient norm before the clip; FloatingPointError when it is not finite."""
+    def _update(self, loss: Tensor) -> float:
+        """Average over ranks, clip, step. Returns the gradient norm before the clip."""
         parameters = [p for p in self.vae.parameters() if p.requires_grad]
         _average_gradients(parameters)
         norm = float(nn.utils.clip_grad_norm_(parameters, CLIP_GRADIENT))
-        if not math.isfinite(norm):
-            raise FloatingPointError("VAE training diverged: the gradient is not finite; lower vae.train.phases[].learning_rate")
+        self._refuse(self.guard, "", loss, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
@@ -289,6 +327,15 @@ def _learning_rate(phase: VAEPhase, step: int) -> float:
 
 def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _mean_of_ranks(loss: Tensor) -> float:
+    """Not finite where one rank's is not."""
+    total = loss.float()
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(total := total.clone())
+        total /= dist.get_world_size()
+    return float(total)
 
 
 def _average_gradients(parameters) -> None:  # type: ignore[no-untyped-def]
