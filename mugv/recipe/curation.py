@@ -5,7 +5,8 @@ A score's thresholds are a `Range`; limits that are unset reject nothing, the sc
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,16 +15,19 @@ from mugv.recipe.models import Positive
 
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Side = Annotated[int, Field(ge=16, le=16384)]
+"""Pixels. Below, no codec has a picture; above, no picture fits the memory."""
+Pictures = Annotated[int, Field(ge=1, le=1000)]
 
 
 class ShotSplit(Part):
     """Shot boundaries: candidates by PySceneDetect, each checked for a change of scene; gradual transitions; frames trimmed beside each."""
 
-    content_threshold: float = 8.0
+    content_threshold: Annotated[float, Field(gt=0)] = 8.0
     """Least content score (PySceneDetect) of a candidate for a hard cut; each is checked for a change of scene."""
-    fade_threshold: float = 12.0
+    fade_threshold: Annotated[float, Field(ge=0, le=255)] = 12.0
     """Mean luma (0 to 255) under which a frame counts as faded to black."""
-    gradual_threshold: float = 3.0
+    gradual_threshold: Annotated[float, Field(gt=0)] = 3.0
     """Standard deviations of the shot's own frame-to-frame change that mark a gradual transition."""
     minimum_frames: Positive = 8
     """A shorter shot gives no clip."""
@@ -44,6 +48,9 @@ class SourceRule(Part):
 class Range(Part):
     """Keep a clip when minimum <= score <= maximum."""
 
+    least: ClassVar[float] = 0.0
+    """Smallest and largest value that the score can have."""
+    most: ClassVar[float] = math.inf
     minimum: float | None = None
     """Smallest score that is kept; unset: no limit."""
     maximum: float | None = None
@@ -53,14 +60,30 @@ class Range(Part):
     def _order(self) -> Range:
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum:g} must not exceed maximum {self.maximum:g}")
+        if self.minimum is not None and self.minimum > self.most:
+            raise ValueError(f"minimum {self.minimum:g} would reject every clip: the score is {self.most:g} at most")
+        if self.maximum is not None and self.maximum < self.least:
+            raise ValueError(f"maximum {self.maximum:g} would reject every clip: the score is {self.least:g} at least")
         return self
+
+
+class Share(Range):
+    """A score from 0 to 1."""
+
+    most: ClassVar[float] = 1.0
+
+
+class Levels(Range):
+    """A score in levels of brightness, 0 to 255."""
+
+    most: ClassVar[float] = 255.0
 
 
 class Sharpness(Range):
     """Variance of the Laplacian after a resize of the short side (paper 2.1: 200 to 2000, size unknown)."""
 
     minimum: float | None = 8.0
-    short_side: Positive = 720
+    short_side: Side = 720
     """Pixels; a larger source is scaled down to it, a smaller one is measured as it is."""
 
 
@@ -69,9 +92,9 @@ class Motion(Range):
 
     minimum: float | None = 0.3
     maximum: float | None = 45.0
-    short_side: Positive = 360
+    short_side: Side = 360
     """Pixels that the displacement is told in."""
-    gap_seconds: float = 0.125
+    gap_seconds: Annotated[float, Field(gt=0, le=10)] = 0.125
     """Unit of time: pairs lie at most a twelfth of a second apart, and their flow is scaled to this gap."""
     method: Literal["dis", "raft"] = "dis"
     """raft needs the `raft` extra and a GPU; same unit."""
@@ -79,42 +102,43 @@ class Motion(Range):
     """raft: file with its weights."""
 
 
-class Border(Range):
+class Border(Share):
     """Share of the picture that is black border, 0 to 1."""
 
     crop: bool = True
     """Cut borders off the kept clips; every other score sees the picture without them."""
 
 
-class OverlaidText(Range):
+class OverlaidText(Share):
     """Share of the picture that boxes of overlaid text cover, 0 to 1. Under a short side of about 160 writing is too small to be found."""
 
     maximum: float | None = 0.01
     detector: Literal["rapidocr", "off"] = "rapidocr"
     """off: not measured."""
-    short_side: Positive = 192
+    short_side: Side = 192
     """Pixels of the picture that is searched."""
 
 
 class Aesthetic(Range):
     """LAION-style head on CLIP image embeddings, about 1 to 10 (paper 2.1: at least 4.5)."""
 
+    least: ClassVar[float] = -math.inf
     clip: str | None = None
     """Folder of a CLIP model (transformers); unset: neither aesthetic score nor embeddings."""
     head: str | None = None
     """File with the head's weights (.safetensors or .pth); unset: embeddings alone."""
-    frames: Positive = 3
+    frames: Pictures = 3
     """Pictures of a clip that are scored, evenly spaced; their mean counts."""
 
 
 class ClipFormat(Part):
     """How a kept clip is cut and stored."""
 
-    frames: Positive = 17
+    frames: Annotated[int, Field(ge=1, le=10_001)] = 17
     """Frames of a clip at `fps`: 1 + 8k."""
-    fps: float = 12.0
+    fps: Annotated[float, Field(ge=0.1, le=1000)] = 12.0
     """Frames a second of a clip; sources are resampled to it."""
-    short_side: Positive = 96
+    short_side: Side = 96
     """Clips are scaled down to this short side, never up."""
     stride_frames: Positive = 17
     """Distance between windows over one long shot."""
@@ -148,9 +172,9 @@ class Captioning(Part):
     """endpoint: name of the model; transformers: folder or hub name."""
     key_variable: str = "MUGV_CAPTION_KEY"
     """Environment variable with the endpoint's key."""
-    frames: Positive = 8
+    frames: Pictures = 8
     """Pictures of a clip that the model sees, evenly spaced."""
-    short_side: Positive = 336
+    short_side: Side = 336
     """Pictures are scaled down to this short side, never up."""
     language: Language = "en"
     """What a model's caption must be written in; a caption in another language is asked again, then rejected."""
@@ -160,13 +184,13 @@ class Captioning(Part):
     """Of a model's caption; where words are not parted by spaces (zh, ja, th), two characters count as one."""
     minimum_words: Positive = 3
     """Of a model's caption; a shorter one is asked again, then rejected."""
-    concurrency: Positive = 16
+    concurrency: Annotated[int, Field(ge=1, le=10_000)] = 16
     """Requests under way at once."""
     requests_a_minute: Positive | None = None
     """Highest rate of requests; unset: no limit."""
-    attempts: Positive = 5
+    attempts: Annotated[int, Field(ge=1, le=1000)] = 5
     """Requests for one clip; then a clip whose answers were refused is rejected, one that got no answer waits for the next run."""
-    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     """Of one request."""
     price_input: Annotated[float, Field(ge=0)] = 0.0
     """Price of a million input tokens, for the cost count."""
@@ -224,17 +248,17 @@ class Curation(Part):
     sharpness: Sharpness = Sharpness()
     motion: Motion = Motion()
     aesthetic: Aesthetic = Aesthetic()
-    exposure: Range = Range(minimum=8, maximum=247)
+    exposure: Levels = Levels(minimum=8, maximum=247)
     """Mean luma, 0 to 255."""
-    contrast: Range = Range(minimum=8)
+    contrast: Levels = Levels(minimum=8)
     """Luma levels between the 5th and the 95th percentile."""
-    saturation: Range = Range()
+    saturation: Levels = Levels()
     """Mean of the largest minus the smallest colour channel, 0 (grey) to 255."""
     border: Border = Border()
     text: OverlaidText = OverlaidText()
     shake: Range = Range(maximum=15)
     """Median second difference of the picture's displacement from frame to frame, pixels at short side 360."""
-    freeze: Range = Range(maximum=0.28)
+    freeze: Share = Share(maximum=0.28)
     """Longest run of frames that show the same picture, as a share of the clip."""
     speed_change: Range = Range()
     """Octaves between the fastest and the slowest of motion's pairs. Unset: a whip pan has as much as footage whose speed was altered."""

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from mugv.recipe import Recipe
+from mugv.recipe.curation import Curation
 
 MAY_BE_NEGATIVE = {
     "Expansion.noise_db",  # decibels
@@ -19,7 +20,7 @@ MAY_BE_NEGATIVE = {
     # Scores have their own ranges; each kind of score is a class of its own.
     *(
         f"{score}.{end}"
-        for score in ("Range", "Sharpness", "Motion", "Border", "OverlaidText", "Aesthetic")
+        for score in ("Range", "Share", "Levels", "Sharpness", "Motion", "Border", "OverlaidText", "Aesthetic")
         for end in ("minimum", "maximum")
     ),
 }
@@ -83,9 +84,7 @@ def test_what_is_no_number_is_refused_by_every_key(number: float) -> None:
 
 
 def test_a_negative_number_is_refused_by_every_key_that_does_not_mean_it() -> None:
-    taken = {
-        f"{part.__name__}.{name}" for part, name in numbers() if not refused(part, name, -1) and not part.__module__.endswith("curation")
-    }
+    taken = {f"{part.__name__}.{name}" for part, name in numbers() if not refused(part, name, -1)}
     assert taken <= MAY_BE_NEGATIVE, f"-1 is taken by {sorted(taken - MAY_BE_NEGATIVE)}"
 
 
@@ -102,9 +101,32 @@ def test_a_negative_number_is_refused_by_every_key_that_does_not_mean_it() -> No
         ("VAEPhase.learning_rate", 0, 1e-9),
         ("LoRA.alpha", 0, 1),
         ("Recipe.seed", 2**53 + 1, 2**53),
+        ("ClipFormat.fps", 0, 0.1),
+        ("ClipFormat.fps", 1001, 240),
+        ("ClipFormat.frames", 80_001, 129),
+        ("ClipFormat.short_side", 8, 16),
+        ("Motion.gap_seconds", 0, 0.01),
+        ("ShotSplit.content_threshold", 0, 0.5),
+        ("ShotSplit.fade_threshold", 256, 0),
     ],
 )
 def test_the_ends_of_a_range(key: str, wrong: float, right: float) -> None:
     part = next(part for part in parts() if part.__name__ == key.split(".")[0])
     assert refused(part, key.split(".")[1], wrong)
     assert not refused(part, key.split(".")[1], right)
+
+
+@pytest.mark.parametrize(
+    ("score", "limit"),
+    [
+        ({"minimum": 256}, "exposure"),
+        ({"maximum": -1}, "contrast"),
+        ({"minimum": 1.5}, "freeze"),
+        ({"minimum": 2}, "border"),
+        ({"maximum": -0.1}, "shake"),
+    ],
+)
+def test_a_threshold_that_rejects_every_clip_is_refused(score: dict[str, float], limit: str) -> None:
+    with pytest.raises(ValidationError, match="would reject every clip"):
+        Curation.model_validate({limit: score})
+    Curation.model_validate({"aesthetic": {"maximum": -1}, limit: {"minimum": 0, "maximum": 300}})

@@ -25,12 +25,12 @@ def test_every_range_of_the_recipe_has_a_rule_and_a_column():
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda r: r.score)
 def test_each_limit_gives_its_own_reason_and_its_detail_says_the_numbers(rule):
-    settings = Curation(**{**OPEN, rule.score: {"minimum": 2, "maximum": 4}})
-    assert verdict(row(**{rule.score: 1.5}), settings) == (rule.low, f"{rule.score} 1.5 < 2")
-    assert verdict(row(**{rule.score: 4.5}), settings) == (rule.high, f"{rule.score} 4.5 > 4")
-    assert verdict(row(**{rule.score: 4.0}), settings) == ("", "")
+    settings = Curation(**{**OPEN, rule.score: {"minimum": 0.2, "maximum": 0.4}})
+    assert verdict(row(**{rule.score: 0.15}), settings) == (rule.low, f"{rule.score} 0.15 < 0.2")
+    assert verdict(row(**{rule.score: 0.45}), settings) == (rule.high, f"{rule.score} 0.45 > 0.4")
+    assert verdict(row(**{rule.score: 0.4}), settings) == ("", "")
     assert verdict(row(), settings) == ("", "")
-    assert limits(rule, settings).maximum == 4
+    assert limits(rule, settings).maximum == 0.4
 
 
 def test_the_first_rule_gives_the_reason_and_all_are_listed():
