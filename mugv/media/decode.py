@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import av
 import numpy as np
@@ -21,9 +21,13 @@ from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from mugv.media.clock import Clock
-from mugv.media.picture import Box, Converter, Decoded, Picture, Pixels
+from mugv.media.interlace import Deinterlacer
+from mugv.media.orientation import Box
+from mugv.media.picture import Converter, Decoded, Picture, Pixels
 from mugv.media.probe import Source, UnreadableVideoError, VideoInfo, describe, open_container, reason, video_stream
 from mugv.media.resize import fit_short_side
+from mugv.media.signal import refusal
+from mugv.media.track import Track
 
 T = TypeVar("T")
 ONE_THREAD = 1024 * 576
@@ -34,8 +38,6 @@ KEPT_BYTES = 2**20
 """Of arrays that a frame keeps once they are made."""
 REORDERED = 4
 """Pictures by which the order of decoding may differ from that of showing."""
-REMEMBERED = 256
-"""Packets whose pictures may still come."""
 
 
 class Frame:
@@ -142,7 +144,6 @@ class VideoReader:
         """Frames so far."""
         self.seconds = 0.0
         """When the last of them is shown."""
-        self._track = _Track()
         self._reached = 0.0
 
     def __iter__(self) -> Iterator[Frame]:
@@ -160,44 +161,57 @@ class VideoReader:
             stream = video_stream(container)
             codec = stream.codec_context
             self.threads = LARGE_THREADS if codec.width * codec.height > ONE_THREAD else 1
-            codec.thread_type = "AUTO" if self.threads > 1 else "NONE"
-            codec.thread_count = self.threads
             yield from (shown for shown in _judged(self._shown(container, stream, keep)) if shown.index >= 0)
 
     def _shown(self, container: InputContainer, stream: VideoStream, keep: Callable[[Decoded], T]) -> Iterator[Shown[T]]:
         converter = Converter(stream.sample_aspect_ratio, stream.codec_context.name)
-        clock = Clock(container, stream)
-        for picture in self._pictures(container, stream):
+        track, clock, smooth = Track(stream, self.threads), Clock(container, stream), Deinterlacer()
+        waiting: deque[Shown[T]] = deque()
+
+        def ready(pictures: list[av.VideoFrame]) -> Iterator[Shown[T]]:
+            for picture in pictures:
+                shown = waiting.popleft()
+                shown.kept = keep(Decoded(picture, converter))
+                yield shown
+
+        for picture in self._pictures(container, stream, track):
             if self.info is None:
                 self.info = describe(self.source, container, stream, picture)
-            order = self._track.order(picture)
-            seconds = clock.seconds(picture)
+                self._refuse(refusal(picture))
+            order = track.order(picture)
             intra = picture.key_frame or picture.pict_type == PictureType.I
-            how = picture.key_frame, intra, self._track.damage(order, picture.is_corrupt), order, picture.is_corrupt, clock.jumps
+            marks = picture.key_frame, intra, track.damage(order, picture.is_corrupt), order, picture.is_corrupt
+            seconds = clock.seconds(picture)
             if seconds is None:
-                yield Shown(None, -1, self.seconds, *how)
+                yield Shown(None, -1, self.seconds, *marks)
                 continue
+            waiting.append(Shown(None, self.count, seconds, *marks, clock.jumps))
             self.count, self.seconds = self.count + 1, seconds
-            kept = keep(Decoded(picture, converter))
-            yield Shown(kept, self.count - 1, seconds, *how)
+            yield from ready(smooth.feed(picture))
+        yield from ready(smooth.finish())
         if self.info is None:
-            raise UnreadableVideoError(f"no frame can be decoded ({self.problem or self._track.refused or 'the stream is empty'})")
+            self._refuse(f"no frame can be decoded ({self.problem or track.refused or 'the stream is empty'})")
+        assert self.info is not None
         self.problem = self.problem or clock.missing(self.info, self.count, self._reached)
 
-    def _pictures(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-        """What the decoder gives. A packet that came damaged, or that it refuses, costs what is built on it: reading goes on."""
+    def _pictures(self, container: InputContainer, stream: VideoStream, track: Track) -> Iterator[av.VideoFrame]:
         begun = time.perf_counter()
         try:
             for packet in container.demux():
                 if packet.stream.index != stream.index:
                     self._reach(packet)
                     continue
-                pictures = self._track.decoded(packet)
+                pictures = track.decoded(packet)
                 self.busy_seconds += time.perf_counter() - begun
                 yield from pictures
                 begun = time.perf_counter()
         except (av.error.FFmpegError, OSError) as error:
             self.problem = reason(error)
+
+    @staticmethod
+    def _refuse(why: str) -> None:
+        if why:
+            raise UnreadableVideoError(why)
 
     def _reach(self, packet: Packet[Stream]) -> None:
         """Sound may go on after the pictures: then the file is longer than they are, and whole."""
@@ -205,43 +219,6 @@ class VideoReader:
         if packet.pts is not None and stream.time_base is not None:
             end = packet.pts + (packet.duration or 0) - (stream.start_time or 0)
             self._reached = max(self._reached, float(end * stream.time_base))
-
-
-class _Track:
-    """Which picture came from which packet, and which packets were damaged. Packets are numbered as they are decoded."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.numbers: dict[int | None, int] = {}
-        self.damaged: list[int] = []
-        """Numbers of packets that came damaged or were refused, as far as no picture has shown it yet."""
-        self.refused = ""
-
-    def decoded(self, packet: Packet[Any]) -> list[av.VideoFrame]:
-        """The pictures that this packet lets out."""
-        self.count += 1
-        self.numbers[packet.pts] = self.count
-        if len(self.numbers) > REMEMBERED:
-            del self.numbers[next(iter(self.numbers))]
-        if packet.is_corrupt:
-            self.damaged.append(self.count)
-        try:
-            return packet.decode()
-        except av.error.FFmpegError as error:
-            self.damaged.append(self.count)
-            self.refused = reason(error)
-            return []
-
-    def order(self, picture: av.VideoFrame) -> int:
-        """The number of its packet; of the last one where the file does not tell."""
-        return self.numbers.pop(picture.pts, self.count)
-
-    def damage(self, order: int, concealed: bool) -> int | None:
-        """The number of the damaged packet that this picture is the first to show, its own when the decoder concealed damage in it;
-        None: it shows none."""
-        found = [number for number in self.damaged if number <= order]
-        self.damaged = [number for number in self.damaged if number > order]
-        return min([*found, order] if concealed else found, default=None)
 
 
 def _judged(pictures: Iterable[Shown[T]]) -> Iterator[Shown[T]]:

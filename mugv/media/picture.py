@@ -3,7 +3,8 @@
 Shrinking goes by halves (2 x 2 means, which OpenCV does about forty times faster than other ratios) until less than twice the
 wanted size is left, then by linear interpolation; never up. So a small luma picture of a 4K frame costs one pass over its
 brightness plane, and no colour conversion of the whole. Formats without planes of their own (RGB, alpha, palettes, interleaved
-chroma) are converted to RGB once and shrunk from there. Boxes are (left, top, width, height) in upright source pixels.
+chroma) and pictures of high dynamic range or wide gamut are converted to RGB once and shrunk from there. Boxes are (left, top,
+width, height) in upright source pixels.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ import cv2
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from mugv.media.orientation import Box, orientation, stored_box, upright
 from mugv.media.resize import fit_short_side, halved
+from mugv.media.signal import beyond_standard, matrix_of
+from mugv.media.tone import to_standard
 
-Box = tuple[int, int, int, int]
 SMALL_PICTURE = 640 * 480
 """Pixels up to which a picture is converted whole, with full chroma resolution, before it is scaled."""
 _PLANAR = re.compile(r"yuvj?4(20|22|44)p(10le|12le)?")
 LEFT_CHROMA = {"h264": re.compile("4(20|22)"), "hevc": re.compile("420"), "mpeg2video": re.compile("420"), "mpeg4": re.compile("420")}
 """Pixel formats whose chroma samples the codec has at the left edge of their pixels, as a rule; elsewhere between them."""
 _WEIGHTS = {1: (0.2126, 0.0722), 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
-"""Colour space of libav -> weights of red and blue in the luma; BT.601 where the file does not say, as swscale has it."""
+"""Colour space of libav -> weights of red and blue in the luma; else those of BT.601."""
 
 
 class Picture(Protocol):
@@ -77,11 +80,11 @@ class Planes:
         self.size = shape.upright
 
     def luma(self, height: int, width: int, box: Box | None) -> np.ndarray:
-        return self.shape.turned(self.shape.full(self._scaled(0, height, width, box)))
+        return upright(self.shape.full(self._scaled(0, height, width, box)), self.shape.how)
 
     def bgr(self, height: int, width: int, box: Box | None) -> np.ndarray:
         yuv = cv2.merge([self._scaled(k, height, width, box) for k in range(3)])
-        return self.shape.turned(cv2.transform(yuv, self.shape.to_bgr))
+        return upright(cv2.transform(yuv, self.shape.to_bgr), self.shape.how)
 
     def rgb(self, height: int, width: int, box: Box | None) -> np.ndarray:
         return cv2.cvtColor(self.bgr(height, width, box), cv2.COLOR_BGR2RGB)
@@ -92,19 +95,21 @@ class Planes:
         return Planes([halved(levels[0], steps) for levels in self.levels], self.shape)
 
     def _scaled(self, plane: int, height: int, width: int, box: Box | None) -> np.ndarray:
-        if self.shape.turns % 2:
+        shape = self.shape
+        if shape.how % 2:
             height, width = width, height
-        small = _fitted(self.levels[plane], height, width, self.shape.stored_box(box), self.shape.stored)
-        return small if small.dtype == np.uint8 else cv2.convertScaleAbs(small, alpha=self.shape.unit)
+        box = stored_box(box, shape.how, shape.stored) if box and shape.how else box
+        small = _fitted(self.levels[plane], height, width, box, shape.stored)
+        return small if small.dtype == np.uint8 else cv2.convertScaleAbs(small, alpha=shape.unit)
 
 
 class Shape:
-    """How stored planes become an upright picture in full-range colours: size, turns, bit depth, colour matrix."""
+    """How stored planes become an upright picture in full-range colours: size, orientation, bit depth, colour matrix."""
 
-    def __init__(self, stored: tuple[int, int], turns: int, bits: int, full_range: bool, space: int) -> None:
-        self.made_of = (stored, turns, bits, full_range, space)
-        self.stored, self.turns, self.full_range = stored, turns, full_range
-        self.upright = stored if turns % 2 == 0 else (stored[1], stored[0])
+    def __init__(self, stored: tuple[int, int], how: int, bits: int, full_range: bool, space: int) -> None:
+        self.made_of = (stored, how, bits, full_range, space)
+        self.stored, self.how, self.full_range = stored, how, full_range
+        self.upright = stored if how % 2 == 0 else (stored[1], stored[0])
         self.unit = 2.0 ** (8 - bits)
         red, blue = _WEIGHTS.get(space, (0.299, 0.114))
         green = 1 - red - blue
@@ -116,21 +121,6 @@ class Shape:
     def full(self, luma: np.ndarray) -> np.ndarray:
         return luma if self.full_range else cv2.convertScaleAbs(cv2.subtract(luma, 16.0), alpha=255 / 219)
 
-    def turned(self, array: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(np.rot90(array, self.turns)) if self.turns else array
-
-    def stored_box(self, box: Box | None) -> Box | None:
-        """The box before the picture was turned upright (counterclockwise, `turns` quarters)."""
-        if box is None or not self.turns:
-            return box
-        left, top, width, height = box
-        rows, columns = self.upright
-        if self.turns == 2:
-            return columns - left - width, rows - top - height, width, height
-        if self.turns == 1:
-            return rows - top - height, left, height, width
-        return top, columns - left - width, height, width
-
 
 @lru_cache(maxsize=8)
 def _planar_bits(name: str) -> int:
@@ -140,8 +130,8 @@ def _planar_bits(name: str) -> int:
 
 
 @lru_cache(maxsize=8)
-def _shape(stored: tuple[int, int], turns: int, bits: int, full_range: bool, space: int) -> Shape:
-    return Shape(stored, turns, bits, full_range, space)
+def _shape(stored: tuple[int, int], how: int, bits: int, full_range: bool, space: int) -> Shape:
+    return Shape(stored, how, bits, full_range, space)
 
 
 class Decoded:
@@ -149,9 +139,10 @@ class Decoded:
 
     def __init__(self, frame: av.VideoFrame, converter: Converter) -> None:
         self.frame, self.converter = frame, converter
-        self.turns = converter.turns(frame)
+        self.how = converter.orientation(frame)
         height, width = converter.stored_size(frame)
-        self.size = (height, width) if self.turns % 2 == 0 else (width, height)
+        self.size = (height, width) if self.how % 2 == 0 else (width, height)
+        frame.colorspace = matrix_of(frame)
         self._small: Planes | Pixels | None = None
 
     def luma(self, height: int, width: int, box: Box | None) -> np.ndarray:
@@ -163,7 +154,7 @@ class Decoded:
     def rgb(self, height: int, width: int, box: Box | None) -> np.ndarray:
         """By swscale, with the colour matrix and range of the source; a box is cut from the whole picture."""
         if box is None:
-            return self.converter(self.frame, *(height, width)[:: -1 if self.turns % 2 else 1])
+            return self.converter(self.frame, *(height, width)[:: -1 if self.how % 2 else 1])
         return Pixels(self.converter(self.frame, *self.converter.stored_size(self.frame))).rgb(height, width, box)
 
     def planes(self, short_side: int | None = None) -> Planes | Pixels:
@@ -174,10 +165,10 @@ class Decoded:
     def _planar(self) -> Planes | None:
         frame, name, planes = self.frame, self.frame.format.name, self.frame.planes
         bits = _planar_bits(name)
-        if not bits or any(plane.line_size <= 0 for plane in planes):
+        if not bits or any(plane.line_size <= 0 for plane in planes) or beyond_standard(frame):
             return None
         full = frame.color_range == 2 or "j" in name
-        shape = _shape(self.converter.stored_size(frame), self.turns, bits, full, int(frame.colorspace))
+        shape = _shape(self.converter.stored_size(frame), self.how, bits, full, int(frame.colorspace))
         kind = np.dtype(np.uint8 if bits == 8 else "<u2")
         return Planes([_view(plane, kind) for plane in planes], shape)
 
@@ -277,16 +268,16 @@ def unpacked(data: np.ndarray, layout: Layout, converters: dict[Layout, Converte
 class Converter:
     """Decoded pictures of one stream to upright RGB by swscale; scalers are kept from picture to picture."""
 
-    def __init__(self, ratio: Fraction | None, codec: str, turns: int | None = None) -> None:
-        """`ratio`: width of a pixel over its height, None for square ones. `turns`: quarters; None: as each frame tells."""
-        self.codec, self.told_turns = codec, turns
+    def __init__(self, ratio: Fraction | None, codec: str, how: int | None = None) -> None:
+        """`ratio`: width of a pixel over its height, None for square ones. `how`: the orientation; None: as each frame tells."""
+        self.codec, self.how = codec, how
         self.placer: av.filter.Graph | None = None
         self.ratio = ratio if ratio and ratio != 1 else None
         self.scalers: dict[tuple[int, int], VideoReformatter] = {}
 
-    def turns(self, frame: av.VideoFrame) -> int:
-        """Quarters, counterclockwise, that make the picture upright."""
-        return int(frame.rotation) % 360 // 90 if self.told_turns is None else self.told_turns
+    def orientation(self, frame: av.VideoFrame) -> int:
+        """See mugv.media.orientation."""
+        return orientation(frame) if self.how is None else self.how
 
     def stored_size(self, frame: av.VideoFrame) -> tuple[int, int]:
         """Height and width before rotation, with pixels made square."""
@@ -309,16 +300,18 @@ class Converter:
 
     def __call__(self, frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
         """uint8 RGB of this size before rotation, then turned upright; what is transparent becomes black."""
-        alpha = any(part.is_alpha for part in frame.format.components)
+        alpha, beyond = any(part.is_alpha for part in frame.format.components), beyond_standard(frame)
+        form = ("rgba64le" if alpha else "rgb48le") if beyond else "rgba" if alpha else "rgb24"
         flags = Interpolation.ACCURATE_RND | (Interpolation.AREA if width < frame.width else Interpolation.BICUBIC)
         if frame.width * frame.height <= SMALL_PICTURE:
             flags |= Interpolation.FULL_CHR_H_INT
         frame.pts = None
         scaler = self.scalers.setdefault((height, width), VideoReformatter())
-        scaled = scaler.reformat(frame, width, height, "rgba" if alpha else "rgb24", interpolation=flags, threads=1)
-        rgb = _over_black(scaled.to_ndarray()) if alpha else scaled.to_ndarray()
-        turns = self.turns(frame)
-        return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+        made = scaler.reformat(frame, width, height, form, interpolation=flags, threads=1).to_ndarray()
+        rgb = to_standard(np.ascontiguousarray(made[..., :3]), *beyond) if beyond else made[..., :3]
+        if alpha:
+            rgb = _over_black(rgb, made[..., 3:] >> 8 if beyond else made[..., 3:])
+        return upright(rgb, self.orientation(frame))
 
 
 def _view(plane: av.video.plane.VideoPlane, kind: np.dtype[np.generic]) -> np.ndarray:
@@ -364,6 +357,6 @@ def _cut(picture: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
     return picture[y : max(y + 1, bottom), x : max(x + 1, right)]
 
 
-def _over_black(rgba: np.ndarray) -> np.ndarray:
-    """[H, W, 4] to [H, W, 3]: what is transparent becomes black."""
-    return ((rgba[..., :3].astype(np.uint16) * rgba[..., 3:] + 127) // 255).astype(np.uint8)
+def _over_black(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """[H, W, 3] and [H, W, 1]: what is transparent becomes black."""
+    return ((rgb.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)

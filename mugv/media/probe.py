@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
@@ -14,6 +14,8 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from mugv.media.formats import FORMATS
+from mugv.media.orientation import MIRRORED, orientation
+from mugv.media.signal import Signal, signal_of
 
 Source = str | Path | IO[bytes]
 NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
@@ -49,7 +51,7 @@ class VideoInfo:
     seconds: float
     """Duration of the video that the container declares; 0 when it does not say."""
     rotation: int
-    """Degrees, counterclockwise, that a viewer turns the stored picture: 0, 90, 180 or 270."""
+    """Degrees, counterclockwise, that a viewer turns the stored picture (mirrored before, when it is): 0, 90, 180 or 270."""
     has_video: bool = True
     bytes: int = 0
     """Size of the file; 0 when the container does not say."""
@@ -57,6 +59,9 @@ class VideoInfo:
     """Bits a second that the container declares for the video, else of the whole file; 0 when unknown."""
     length: Literal["own", "file", "estimated"] = "own"
     """What `seconds` are: of the video, of the longest stream, or no statement of the file but what its packets give."""
+    mirrored: bool = False
+    """A viewer mirrors the stored picture left to right."""
+    signal: Signal = field(default_factory=Signal)
 
 
 @contextmanager
@@ -106,17 +111,27 @@ def probe(source: Source) -> VideoInfo:
 
 def describe(source: Source, container: InputContainer, stream: VideoStream, frame: av.VideoFrame) -> VideoInfo:
     """VideoInfo from an open stream and its first frame."""
-    rotation = frame.rotation % 360 // 90 * 90
+    how = orientation(frame)
     width, height = display_size(stream, frame)
-    if rotation in (90, 270):
-        width, height = height, width
     length, seconds = _length(container, stream)
     size = max(0, container.size)
     bits = stream.bit_rate or (round(8 * size / seconds) if seconds > 0 else 0)
     if length == "estimated" and isinstance(source, (str, Path)):
         seconds, bits = _measured(source, stream.index)
-    name = stream.codec_context.name
-    return VideoInfo(name, width, height, frame_rate(stream), stream.frames, seconds, rotation, True, size, bits, length)
+    return VideoInfo(
+        codec=stream.codec_context.name,
+        width=height if how % 2 else width,
+        height=width if how % 2 else height,
+        fps=frame_rate(stream),
+        frames=stream.frames,
+        seconds=seconds,
+        rotation=how % MIRRORED * 90,
+        bytes=size,
+        bit_rate=bits,
+        length=length,
+        mirrored=how >= MIRRORED,
+        signal=signal_of(frame, stream.codec_context.field_order),
+    )
 
 
 def frame_rate(stream: VideoStream) -> float:
