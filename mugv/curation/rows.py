@@ -51,6 +51,17 @@ class ClipRow:
     source_seconds: float | None = None
     source_fps: float | None = None
     aspect: float | None = None
+    transfer: str = ""
+    """How the source stores its pictures, in ffmpeg's names; empty: it does not say. Clips are BT.709 of standard range whatever it is."""
+    primaries: str = ""
+    matrix: str = ""
+    color_range: str = ""
+    """tv | pc"""
+    field_order: str = ""
+    """progressive | tt | bb | tb | bt | interlaced (deinterlaced when it was read)"""
+    rotation: int = 0
+    """Degrees, counterclockwise, by which the source's pictures were turned: 0, 90, 180 or 270; before that, mirrored left to right?"""
+    mirrored: bool = False
     hash: str = ""
     """Base64; see mugv.curation.hashing."""
     score: float = 0.0
@@ -82,6 +93,7 @@ class ClipRow:
 _TYPES = {
     "str": pa.string(),
     "int": pa.int64(),
+    "bool": pa.bool_(),
     "float": pa.float64(),
     "float | None": pa.float64(),
     "tuple[str, ...]": pa.list_(pa.string()),

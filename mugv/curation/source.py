@@ -23,6 +23,7 @@ from mugv.curation.meter import Meter
 from mugv.curation.rows import ClipRow
 from mugv.curation.rules import verdict
 from mugv.curation.scores import Score, build_scores, embed, measure, pictures_needed
+from mugv.curation.scores.facts import signal_facts
 from mugv.curation.shots import tag_frames
 from mugv.curation.sources import Caption, SourceFile
 from mugv.curation.windows import Clip, Window, cut_windows, shot_rule
@@ -107,9 +108,11 @@ def _measured(reader: ProcessReader, source: SourceFile, settings: Curation, sco
     split = shot_rule(source.name, settings)
     tagged = tag_frames(itertools.chain([first], frames), reader.info.fps, split)
     begun: Counter[int] = Counter()
+    told = signal_facts(reader.info)
     for window in cut_windows(tagged, reader.info, split, settings.clip):
         begun[window.start_frame] += 1
-        yield judge(window, source, settings, scores, begun[window.start_frame])
+        measured = judge(window, source, settings, scores, begun[window.start_frame])
+        yield replace(measured, row=replace(measured.row, **told))
 
 
 def judge(window: Window, source: SourceFile, settings: Curation, scores: Sequence[Score], number: int = 1) -> Measured:

@@ -14,7 +14,8 @@ import numpy as np
 
 from mugv.curation.shots import Tagged
 from mugv.media.decode import Frame, resample
-from mugv.media.picture import SMALL_PICTURE, Box
+from mugv.media.orientation import Box
+from mugv.media.picture import SMALL_PICTURE
 from mugv.media.probe import VideoInfo
 from mugv.media.resize import fit_short_side, resize_crop
 from mugv.recipe.curation import ClipFormat, Curation, ShotSplit

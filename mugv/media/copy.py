@@ -59,11 +59,13 @@ def copied_clip(path: Path, clip: Cut, settings: Curation) -> bytes | None:
 
 
 def _fits(clip: Cut, short_side: int) -> bool:
-    """Key frame first, every picture once and at its own time, size as it is, upright."""
+    """Key frame first, every picture once and at its own time, size as it is, upright, progressive, plain colours."""
     last = clip.count - 1
     own_rate = abs(clip.info.fps - clip.fps) < SAME_RATE and clip.index(last) - clip.index(0) == last
-    own_size = clip.box is None and clip.info.rotation == 0 and fit_short_side(*clip.size, short_side) == clip.size
-    return own_rate and own_size and clip.key(0)
+    info = clip.info
+    as_shown = info.rotation == 0 and not info.mirrored and info.signal.plain
+    own_size = clip.box is None and fit_short_side(*clip.size, short_side) == clip.size
+    return own_rate and own_size and as_shown and clip.key(0)
 
 
 def _remuxed(path: Path, clip: Cut) -> bytes | None:

@@ -310,7 +310,7 @@ class Converter:
         made = scaler.reformat(frame, width, height, form, interpolation=flags, threads=1).to_ndarray()
         rgb = to_standard(np.ascontiguousarray(made[..., :3]), *beyond) if beyond else made[..., :3]
         if alpha:
-            rgb = _over_black(rgb, made[..., 3:] >> 8 if beyond else made[..., 3:])
+            rgb = _over_black(rgb, made[..., 3:] // (257 if beyond else 1))
         return upright(rgb, self.orientation(frame))
 
 

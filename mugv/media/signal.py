@@ -96,6 +96,12 @@ class Signal:
     field_order: str = ""
     """progressive | tt | bb | tb | bt (field that is stored, field that is shown first) | interlaced, when the order is not told."""
 
+    @property
+    def plain(self) -> bool:
+        """Progressive, of standard range and gamut: what is shown is what is stored."""
+        wide = {TRANSFERS[code] for code in Transfer} | {PRIMARIES[code] for code in Gamut}
+        return self.field_order in ("", "progressive") and wide.isdisjoint((self.transfer, self.primaries))
+
 
 def signal_of(frame: av.VideoFrame, field_order: int) -> Signal:
     """Of the first frame of a stream, before anything is changed; `field_order`: the decoder's."""

@@ -58,8 +58,10 @@ class Track:
 
 
 def _decoder(stream: VideoStream) -> av.VideoCodecContext:
+    """libav's own; where the container says that there is transparency, one that reads it."""
+    told = {key.lower(): value for key, value in stream.metadata.items()}.get("alpha_mode")
     name = WITH_ALPHA.get(stream.codec_context.name)
-    if name is None or stream.metadata.get("alpha_mode") != "1" or name not in av.codecs_available:
+    if told != "1" or name is None or name not in av.codecs_available:
         return stream.codec_context
     codec = av.CodecContext.create(name, "r")
     assert isinstance(codec, av.VideoCodecContext)

@@ -52,11 +52,13 @@ def encode(
     ticks: Sequence[int] | None = None,
     options: dict[str, str] | None = None,
     tags: dict[str, str] | None = None,
+    stream_tags: dict[str, str] | None = None,
 ) -> Path:
     """A file of uint8 [T, H, W, 3 or 4]; `times` in milliseconds makes the frame rate vary; `ticks`: each frame's place at `fps`."""
     with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
         container.metadata.update(tags or {})
         stream = container.add_stream(codec, rate=fps, options=options or {})
+        stream.metadata.update(stream_tags or {})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pixels
         if rotation:

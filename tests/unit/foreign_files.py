@@ -30,9 +30,9 @@ def packets_of(path: Path) -> list[bytes]:
         return [bytes(packet) for packet in source.demux(video=0) if packet.size]
 
 
-def ts(path: Path, frames: np.ndarray, offset: float = 0.0, **form: object) -> Path:
-    """A transport stream whose first time stamp is 1 + `offset` seconds."""
-    whole = encode(path.with_suffix(".mp4"), frames, **form)
+def ts(path: Path, frames: np.ndarray | Path, offset: float = 0.0, **form: object) -> Path:
+    """A transport stream of frames, or of what a file holds, whose first time stamp is 1 + `offset` seconds."""
+    whole = frames if isinstance(frames, Path) else encode(path.with_suffix(".mp4"), frames, **form)
     with av.open(str(whole)) as source, av.open(str(path), "w", format="mpegts") as target:
         stream = source.streams.video[0]
         out = target.add_stream_from_template(stream)

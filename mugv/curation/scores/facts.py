@@ -1,8 +1,17 @@
-"""Scores that the source's own facts give."""
+"""Scores that the source's own facts give, and the facts that are columns."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 from mugv.curation.scores.base import Clip, Input
+from mugv.media.probe import VideoInfo
+
+
+def signal_facts(info: VideoInfo) -> dict[str, Any]:
+    """Columns of the manifest: how the source's pictures are stored, before they were made upright, progressive and BT.709."""
+    return asdict(info.signal) | {"rotation": info.rotation, "mirrored": info.mirrored}
 
 
 class BitsPerPixel:
