@@ -130,7 +130,7 @@ class DiTModel(ModelPart):
 
 
 class TextEncoder(ModelPart):
-    """`t5`: a frozen T5 encoder from a local path or the hub; `hashed`: frozen word vectors made from a hash."""
+    """`t5`: a frozen T5 encoder from a local path or the hub; `hashed`: frozen word vectors made from a hash, of words of every script."""
 
     kind: Literal["t5", "hashed"] = "hashed"
     """Which encoder."""

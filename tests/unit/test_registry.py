@@ -87,7 +87,7 @@ def results(right: int, prompts: int = 40, **conditions: str) -> dict[str, Group
             36,
             "better",
             True,
-            "6 of 40 common prompts better, 0 worse; (paired permutation test, p 0.016 under 0.05)",
+            "significantly better than champion 7 (paired permutation test, p 0.016 under 0.05)",
         ),
         (29, "not-worse", True, "0 of 40 common prompts better, 1 worse; not significantly worse"),
         (22, "not-worse", False, "0 of 40 common prompts better, 8 worse; significantly worse than champion 7"),

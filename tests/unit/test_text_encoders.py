@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import string
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mugv.errors import UserError
 from mugv.recipe.models import TextEncoder
 from mugv.text import open_encoder
+from mugv.text.hashed import words
 
 WIDTH = 32
 CAPTIONS = ["a red circle moves left", "a blue bar moves up, slowly and for a long time", ""]
@@ -95,6 +101,55 @@ def test_hashed_ignores_case_and_punctuation():
     encoder = open_encoder(TextEncoder(width=16, max_tokens=12))
     first, second = encoder.encode(["A red circle, moves left!", "a red circle moves left"])
     np.testing.assert_array_equal(first, second)
+
+
+@given(st.text(alphabet=string.printable))
+def test_english_words_are_what_they_always_were(text):
+    """The figures of the tiny recipe rest on them."""
+    assert words(text) == re.findall(r"[a-z0-9]+(?:'[a-z]+)?", text.lower())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("蓝色的圆", ["蓝", "色", "的", "圆"]),
+        ("とても ｶﾞ", ["と", "て", "も", "ガ"]),
+        ("สวัสดี", ["ส", "วั", "ส", "ดี"]),
+        ("красный Круг", ["красный", "круг"]),
+        ("STRASSE Straße", ["strasse", "strasse"]),
+        ("한국어 단어", ["한국어", "단어"]),
+        ("हिन्दी عربي", ["हिन्दी", "عربي"]),
+        ("می\u200cخواهم", ["میخواهم"]),
+        ("😀👍🏽 👩\u200d🚀 ❤\ufe0f🇩🇪→", ["😀", "👍🏽", "👩\u200d🚀", "❤", "🇩🇪", "→"]),
+        ("don\u2019t \u202ere\u00add\u202c", ["don't", "red"]),
+        ("１０ ｒｅｄ", ["10", "red"]),
+        ("a_b\u2028c…\ud800", ["a", "b", "c"]),
+    ],
+)
+def test_words_of_every_script_count(text, expected):
+    assert words(text) == expected
+
+
+@given(st.text(), st.sampled_from(["NFC", "NFD", "NFKC", "NFKD"]))
+def test_one_text_in_two_forms_is_one_caption(text, form):
+    assert words(unicodedata.normalize(form, text)) == words(text)
+
+
+def test_other_scripts_part_captions_and_none_is_the_empty_text():
+    encoder = open_encoder(TextEncoder(width=16, max_tokens=12))
+    texts = ["", "红", "蓝", "😀", "😢", "круг", "red"]
+    assert len({encoder.encode([text])[0].tobytes() for text in texts}) == len(texts)
+
+
+def test_what_a_caption_loses_is_said_once(caplog):
+    encoder = open_encoder(TextEncoder(width=16, max_tokens=4))
+    encoder.encode(["", "  ", "one two three"])
+    assert not caplog.records
+    encoder.encode(["?!", "...", "one two three four five", "one two three four"])
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "'?!' holds no word or symbol and counts as the empty text" in said[0]
+    assert "has 5 words and is cut after 3 (text.max_tokens)" in said[1]
 
 
 def test_changing_a_returned_embedding_does_not_change_the_next_one():
