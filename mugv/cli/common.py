@@ -104,13 +104,16 @@ def _say(error: Exception, message: str) -> None:
     typer.echo(f"error: {' '.join(message.split())}", err=True)
 
 
-def open_console(progress: bool = False) -> Console:
-    """For people at a terminal; lines that go to a file or a pipe are not cut at 80 columns. `progress`: silent under -q."""
+def open_console(progress: bool = False, styled: bool = False) -> Console:
+    """For people at a terminal; lines that go to a file or a pipe are not cut at 80 columns. `progress`: silent under -q.
+
+    Square brackets are text, as file names and errors have them; `styled`: they are rich's markup.
+    """
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=styled)
     quiet = progress and talk.quiet
-    return console if console.is_terminal and not quiet else Console(highlight=False, soft_wrap=True, width=240, quiet=quiet)
+    return console if console.is_terminal and not quiet else Console(highlight=False, soft_wrap=True, width=240, quiet=quiet, markup=styled)
 
 
 def print_json(value: Any) -> None:

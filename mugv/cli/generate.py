@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from mugv.recipe.flow import Sampler
     from mugv.store.base import Ref
 
-CHAMPION = "models:/mugv@champion"
 Picture = Annotated[Path | None, typer.Option(help="Picture that becomes the first frame.")]
 LastPicture = Annotated[Path | None, typer.Option(help="Picture that becomes the last frame.")]
 Continue = Annotated[Path | None, typer.Option("--continue", help="Video whose end the clip starts with and goes on from.")]
 ContinueFrames = Annotated[int | None, typer.Option(help="Frames of --continue to start with, 1 + 8k (default: a quarter of the clip).")]
 Source = Annotated[Path | None, typer.Option(help="Video to make anew; --reverse-start-step says how much of it stays.")]
 StartStep = Annotated[int, typer.Option(min=0, help="With --video: noise it to this sampler step and denoise; later keeps more.")]
-ModelName = Annotated[str | None, typer.Option("--model", help=f"models:/NAME@champion or models:/NAME/VERSION (default {CHAMPION}).")]
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model", help="models:/NAME@champion or models:/NAME/3 (default: the champion of the only model, or of mugv)."),
+]
 Checkpoint = Annotated[str | None, typer.Option(help="URI or folder of a DiT checkpoint, instead of --model.")]
 VAE = Annotated[str | None, typer.Option("--vae", help="URI or folder of the VAE for --checkpoint (default: its run's).")]
 Interval = Annotated[str, typer.Option(metavar="LOW:HIGH", help="Timesteps (0 to 1000) with guidance; the others cost half.")]
@@ -69,7 +71,7 @@ def generate(
     start.check()
     pixels = _size(size)
     settings = _sampler(steps, sampler, guidance, guidance_interval, guidance_rescale, dynamic_clamp)
-    dit_folder, vae_folder = _from_checkpoint(checkpoint, vae, state) if checkpoint else _from_registry(model or CHAMPION, state)
+    dit_folder, vae_folder = _from_checkpoint(checkpoint, vae, state) if checkpoint else _from_registry(model, state)
     from mugv.generation import Generator
 
     generator = Generator.open(dit_folder, vae_folder)
@@ -215,11 +217,11 @@ def _write(output: Path, clip: np.ndarray, generator: Generator) -> None:
     typer.echo(f"wrote {output}: {many} of {clip.shape[2]}x{clip.shape[1]}" + (f" at {generator.fps:g} a second" if len(clip) > 1 else ""))
 
 
-def _from_registry(model: str, state: Path | None) -> tuple[Path, Path]:
-    from mugv.cli.models import open_registry
+def _from_registry(model: str | None, state: Path | None) -> tuple[Path, Path]:
+    from mugv.cli.models import model_name, open_registry
 
     registry = open_registry(state)
-    artifacts = registry.download(registry.resolve(model))
+    artifacts = registry.download(registry.resolve(model or f"models:/{model_name(registry, None)}@champion"))
     return artifacts["checkpoint"], artifacts["vae"]
 
 

@@ -10,38 +10,54 @@ from typing import Annotated
 
 import typer
 
-from mugv.cli.common import StateOption, existing_state, open_console, state_folder
+from mugv.cli.common import JsonOption, StateOption, existing_state, open_console, print_json, state_folder
 
 
-def runs(state: StateOption = None, limit: Annotated[int, typer.Option(help="How many, newest first.")] = 20) -> None:
+def runs(
+    state: StateOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
     """The runs of a state folder."""
     from itertools import islice
 
     from rich.table import Table
 
+    from mugv.cli.documents import run_line
     from mugv.platform.records import all_runs, run_folders
 
-    table = Table("run", "recipe", "data", "status", "seconds", "stages", "hits", box=None, pad_edge=False)
     folder = existing_state(state)
-    for record in islice(all_runs(folder), limit):
-        run, stages = record.read(), record.stages()
-        hits = sum(stage["status"] in ("hit", "not needed") for stage in stages)
-        seconds = f"{run['ended'] - run['started']:.0f}" if {"started", "ended"} <= set(run) else ""
-        data = str(run.get("videos") or "sample footage")
-        table.add_row(record.run, run.get("name", ""), data, run.get("status", ""), seconds, str(len(stages)), str(hits))
+    lines = [run_line(record) for record in islice(all_runs(folder), limit)]
+    damaged = [line for record in islice(run_folders(folder), limit) for line in record.damage()]
+    if as_json:
+        print_json({"state": str(folder), "runs": lines, "damaged": damaged})
+        return
+    table = Table("run", "recipe", "data", "status", "seconds", "stages", "hits", box=None, pad_edge=False)
+    for line in lines:
+        seconds = "" if line["seconds"] is None else f"{line['seconds']:.0f}"
+        names = [line["run"], line["recipe"] or "", str(line["videos"] or "sample footage"), line["status"] or ""]
+        table.add_row(*names, seconds, str(line["stage_count"]), str(line["hit_count"]))
     console = open_console()
     console.print(table)
-    for record in islice(run_folders(folder), limit):
-        for line in record.damage():
-            console.print(f"{line}; its outputs are in the store all the same", markup=False)
+    for text in damaged:
+        console.print(f"{text}; its outputs are in the store all the same", markup=False)
 
 
-def show(run: Annotated[str, typer.Argument(help="Run id, the start of one, or latest.")] = "latest", state: StateOption = None) -> None:
+def show(
+    run: Annotated[str, typer.Argument(help="Run id, the start of one, or latest.")] = "latest",
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """One run: stages, cost, outputs, the judge's table."""
     from mugv.cli.summary import print_judge, print_result, print_stages
     from mugv.platform.records import find_run
 
     record = find_run(existing_state(state), run)
+    if as_json:
+        from mugv.cli.documents import run_document
+
+        print_json(run_document(record))
+        return
     described = record.read()
     console = open_console()
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(described.get("started", 0)))

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mugv.cli.common import StateOption, existing_state, open_console, state_folder
+from mugv.cli.common import JsonOption, StateOption, existing_state, open_console, print_json, state_folder
+from mugv.errors import UserError
 
 if TYPE_CHECKING:
     from mugv.platform.registry import Registry
 
-NameOption = Annotated[str, typer.Option("--name", help="Name of the registered model.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="Name of the registered model (default: the only one, or mugv).")]
 
 
 def open_registry(state: Path | None) -> Registry:
@@ -22,34 +23,55 @@ def open_registry(state: Path | None) -> Registry:
     from mugv.platform.registry import Registry
     from mugv.platform.tracking import Tracking
 
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        existing_state(state)
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (existing_state(state) / "mlflow.db").is_file():
+        raise UserError(f"state folder {state_folder(state)}: no model is registered there; `mugv run` does it, or give another --state")
     return Registry(Tracking.of_state(state_folder(state)))
 
 
+def model_name(registry: Registry, given: str | None) -> str:
+    """The model that is meant: the one named, the registry's only one, or `mugv`. Raises UserError with the names that there are."""
+    if given:
+        return given
+    names = registry.names()
+    if "mugv" in names or not names:
+        return "mugv"
+    if len(names) > 1:
+        raise UserError(f"there are models {', '.join(names)}; say which one, with --name NAME or models:/NAME@champion")
+    return names[0]
+
+
 def lineage(
-    model: Annotated[str, typer.Argument(help="models:/mugv@champion or models:/mugv/3")] = "models:/mugv@champion",
+    model: Annotated[
+        str | None, typer.Argument(help="models:/NAME@champion or models:/NAME/3 (default: the champion of the only model, or of mugv).")
+    ] = None,
     state: StateOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Where a model came from: run, stages, checkpoints, data, commit, recipe."""
     from mugv.platform.lineage import lineage_tree
 
     registry = open_registry(state)
-    version = registry.resolve(model)
+    version = registry.resolve(model or f"models:/{model_name(registry, None)}@champion")
     champion = registry.champion(version.name)
     aliases = ["champion"] if champion and champion.version == version.version else []
-    open_console().print(lineage_tree(version, registry.lineage(version), aliases), crop=False, no_wrap=True, overflow="ignore")
+    found = registry.lineage(version)
+    if as_json:
+        print_json({"model": version.name, "version": version.version, "aliases": aliases, "lineage": found})
+    else:
+        open_console(styled=True).print(lineage_tree(version, found, aliases), crop=False, no_wrap=True, overflow="ignore")
 
 
 def promote(
-    version: Annotated[str, typer.Argument(help="Number of the version.")], name: NameOption = "mugv", state: StateOption = None
+    version: Annotated[str, typer.Argument(help="Number of the version.")], name: NameOption = None, state: StateOption = None
 ) -> None:
     """Make a version the champion, whatever the gate said."""
-    promoted = open_registry(state).promote(name, version, "by hand")
-    typer.echo(f"champion of {name} is now version {promoted.version}")
+    registry = open_registry(state)
+    promoted = registry.promote(model_name(registry, name), version, "by hand")
+    typer.echo(f"champion of {promoted.name} is now version {promoted.version}")
 
 
-def rollback(name: NameOption = "mugv", state: StateOption = None) -> None:
+def rollback(name: NameOption = None, state: StateOption = None) -> None:
     """Give `champion` back to the version that had it before."""
-    left, back = open_registry(state).rollback(name)
-    typer.echo(f"champion of {name} is now version {back.version} again (was {left.version})")
+    registry = open_registry(state)
+    left, back = registry.rollback(model_name(registry, name))
+    typer.echo(f"champion of {back.name} is now version {back.version} again (was {left.version})")

@@ -97,16 +97,17 @@ def _waiting() -> Any:
 
 def _rows(recipe: Recipe, state: Path) -> Iterator[Row]:
     from mugv.cli.expected import expected
-    from mugv.cli.plan_cost import expected_seconds, node_cost
+    from mugv.cli.plan_cost import expected_seconds, measured_here, node_cost
     from mugv.stages.graph import SHARD_INPUTS, build_graph
 
     nodes = build_graph(recipe)
     status = _status(recipe, nodes, state)
+    measured = measured_here(state, recipe)
     on_a_cpu = {} if recipe.resources.train.gpus else expected(recipe, nodes)
     for _, group in groupby(nodes, lambda n: (n.stage if n.stage in SHARD_INPUTS else n.name, status[n.name])):
         first, *others = group
         cost = node_cost(recipe, first)
-        yield Row(first, 1 + len(others), status[first.name], cost, expected_seconds(recipe, first, cost, state, on_a_cpu))
+        yield Row(first, 1 + len(others), status[first.name], cost, expected_seconds(recipe, first, cost, measured, on_a_cpu))
 
 
 def _status(recipe: Recipe, nodes: list[Node], state: Path) -> dict[str, str]:

@@ -94,14 +94,23 @@ def _sampling_cost(recipe: Recipe, stage: str) -> Cost:
     return Cost(dit_parameters(recipe.dit, recipe.text.width), float(passes) * sequence, flops)
 
 
-def expected_seconds(recipe: Recipe, node: Node, cost: Cost, state: Path, on_a_cpu: Mapping[str, Expected]) -> Seconds:
-    """Measured in this state folder by the newest run of a recipe of this name, else estimated from the work."""
+def measured_here(state: Path, recipe: Recipe) -> dict[str, float]:
+    """Seconds that each node took when it last ran in this state folder, in a run of a recipe of this name."""
     from mugv.platform.records import all_runs
 
+    found: dict[str, float] = {}
     for run in all_runs(state):
-        stage = run.stage(node.name)
-        if stage.get("status") == "ran" and run.read().get("name") == recipe.name:
-            return Seconds(float(stage["ended"] - stage["started"]), "measured")
+        if run.read().get("name") == recipe.name:
+            for stage in run.stages():
+                if stage["status"] == "ran" and {"started", "ended"} <= set(stage):
+                    found.setdefault(stage["node"], stage["ended"] - stage["started"])
+    return found
+
+
+def expected_seconds(recipe: Recipe, node: Node, cost: Cost, measured: Mapping[str, float], on_a_cpu: Mapping[str, Expected]) -> Seconds:
+    """Measured before, else estimated from the work."""
+    if node.name in measured:
+        return Seconds(measured[node.name], "measured")
     if recipe.resources.train.gpus:
         return Seconds(cost.flops / (GPU_FLOPS * recipe.parallel.world), "estimated") if cost.flops else Seconds()
     return Seconds(on_a_cpu[node.name].seconds, "estimated") if node.name in on_a_cpu else Seconds()

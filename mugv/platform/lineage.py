@@ -30,24 +30,27 @@ def _git(root: Path, *arguments: str) -> str:
 
 def lineage_tree(version: Version, lineage: dict[str, Any], aliases: list[str]) -> Tree:
     """A rich tree of what `register` wrote, from the model down to the data."""
+    from rich.markup import escape
     from rich.tree import Tree
 
-    named = f"[bold]{version.name}[/bold] version {version.version}"
+    named = f"[bold]{escape(version.name)}[/bold] version {version.version}"
     top = Tree(named + (f" [green]({', '.join(aliases)})[/green]" if aliases else ""))
     run = top.add(f"run {lineage['run']}  [dim]MLflow {lineage['mlflow_run'] or '(none)'}[/dim]")
     git = lineage["git"]
     run.add(f"git commit {git['commit'] or 'unknown'}{' + uncommitted changes' if git['dirty'] else ''}")
-    run.add(f"recipe {lineage['recipe']['name']}  [dim]sha256 {lineage['recipe']['digest']}[/dim]")
+    run.add(f"recipe {escape(lineage['recipe']['name'])}  [dim]sha256 {lineage['recipe']['digest']}[/dim]")
     nodes: dict[str, Any] = lineage["nodes"]
     _add(run, "register", nodes, lineage["data"], set())
     return top
 
 
 def _add(tree: Tree, name: str, nodes: dict[str, Any], data: dict[str, Any], seen: set[str]) -> None:
+    from rich.markup import escape
+
     node = nodes[name]
     line = f"{name}  [dim]key {node['key'][:12]}[/dim]"
     if node.get("digest"):
-        line += f"  [dim]digest {node['digest'][:12]}[/dim]  {node['uri']}"
+        line += f"  [dim]digest {node['digest'][:12]}[/dim]  {escape(node['uri'])}"
     if name in seen:
         tree.add(f"{name}  [dim](above)[/dim]")
         return
@@ -68,7 +71,9 @@ def _in_story_order(sources: Any) -> list[str]:
 
 def describe_data(data: dict[str, Any]) -> str:
     """One line: sample footage, or the videos with their digest and DVC revision."""
+    from rich.markup import escape
+
     if data["videos"] is None:
         return "data: sample footage (made from the recipe)"
     revision = f", DVC revision {data['dvc_revision']}" if data["dvc_revision"] else ""
-    return f"data: {data['videos']}  [dim]sha256 {data['digest']}[/dim]{revision}"
+    return f"data: {escape(data['videos'])}  [dim]sha256 {data['digest']}[/dim]{revision}"

@@ -147,6 +147,10 @@ class Registry:
                 return None
             raise
 
+    def names(self) -> list[str]:
+        """Of the registered models."""
+        return sorted(model.name for model in self.client.search_registered_models())
+
     def versions(self, name: str) -> list[Version]:
         """Newest first."""
         found = self.client.search_model_versions(f"name='{name}'")
@@ -180,7 +184,10 @@ class Registry:
 
     def _known(self, name: str) -> str:
         numbers = [v.version for v in self.versions(name)]
-        return f"there are versions {', '.join(numbers)}" if numbers else "it has no versions yet; `mugv run` registers one"
+        if numbers:
+            return f"there are versions {', '.join(numbers)}"
+        others = self.names()
+        return f"there are models {', '.join(others)}" if others else "it has no versions yet; `mugv run` registers one"
 
     def history(self, name: str) -> list[str]:
         from mlflow.exceptions import MlflowException

@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "unit"))
@@ -22,6 +24,7 @@ sys.path.insert(0, str(HERE.parent / "unit"))
 from processor_time import children_seconds  # noqa: E402
 from recipes import TREE  # noqa: E402
 
+from mugv.cli.main import app  # noqa: E402
 from mugv.platform.processes import alive  # noqa: E402
 from mugv.platform.records import RunRecord, all_runs  # noqa: E402
 from mugv.platform.registry import Registry  # noqa: E402
@@ -108,6 +111,28 @@ def test_first_run_makes_every_stage_and_a_champion(finished: Workplace) -> None
     assert "all three" not in (finished.last().folder / "kfp.log").read_text()
     assert (finished.last().folder / "report.html").is_file()
     assert list((finished.state / "work").iterdir()) == []
+
+
+def test_json_documents_hold_what_scripts_read(finished: Workplace) -> None:
+    def document(*arguments: str) -> dict[str, Any]:
+        result = CliRunner().invoke(app, [*arguments, "--json", "--state", str(finished.state)])
+        assert (result.exit_code, result.stderr) == (0, "")
+        return dict(json.loads(result.stdout))
+
+    (line,) = document("runs")["runs"]
+    assert (line["status"], line["recipe"], line["stage_count"], line["hit_count"]) == ("finished", "test", len(NODES), 0)
+    run = document("show")
+    assert {key: run[key] for key in line} == line
+    assert {stage["name"]: stage["status"] for stage in run["stages"]} == dict.fromkeys(NODES, "ran")
+    assert all(stage["output"].startswith("file://") and stage["seconds"] >= 0 for stage in run["stages"])
+    assert (run["model"]["uri"], run["error"], run["damaged"]) == ("models:/mugv/1", None, [])
+    found = document("lineage")
+    assert (found["model"], found["version"], found["aliases"]) == ("mugv", "1", ["champion"])
+    assert found["lineage"]["run"] == run["run"]
+    plan = document("plan", "--recipe", str(finished.folder / "recipe.yaml"))
+    assert {stage["cache"] for stage in plan["stages"]} == {"hit"}
+    assert {stage["seconds_are"] for stage in plan["stages"]} == {"measured"}
+    assert (plan["stages_to_run"], plan["stages_in_all"], plan["seconds"]) == (0, len(NODES), 0)
 
 
 def test_kfp_costs_at_most_half_a_second_a_task_beyond_imports(finished: Workplace) -> None:

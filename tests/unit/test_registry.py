@@ -2,10 +2,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from recipes import small_recipe
+from typer.testing import CliRunner
 
+from mugv.cli.main import app
+from mugv.cli.models import model_name
 from mugv.errors import UserError
 from mugv.evaluation.paired import FILE, Group, to_json
 from mugv.platform.registry import REASONS, Registry, Version, decide, log_version
@@ -172,7 +177,7 @@ def test_rollback_returns_to_the_champion_before(three_versions: Registry) -> No
     ("uri", "message"),
     [
         ("models:/mugv/9", "model mugv: no version '9'; there are versions 3, 2, 1"),
-        ("models:/none/1", "model none: no version '1'; it has no versions yet"),
+        ("models:/none/1", "model none: no version '1'; there are models mugv"),
         ("models:/mugv@best", "model mugv: no version has the alias 'best'"),
         ("mugv@champion", "expected models:/NAME@champion or models:/NAME/VERSION"),
         ("models:/mugv", "expected models:/NAME@champion or models:/NAME/VERSION"),
@@ -182,6 +187,29 @@ def test_wrong_model_names_get_one_line_with_what_would_be_right(three_versions:
     with pytest.raises(UserError) as caught:
         three_versions.resolve(uri)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("names", "meant"), [([], "mugv"), (["micro"], "micro"), (["a", "mugv"], "mugv")])
+def test_a_model_that_is_not_named_is_the_only_one_or_mugv(names: list[str], meant: str) -> None:
+    registry = cast(Registry, SimpleNamespace(names=lambda: names))
+    assert model_name(registry, None) == meant
+    assert model_name(registry, "other") == "other"
+
+
+def test_one_of_several_models_must_be_named() -> None:
+    with pytest.raises(UserError, match="there are models a, b; say which one, with --name NAME or models:/NAME@champion"):
+        model_name(cast(Registry, SimpleNamespace(names=lambda: ["a", "b"])), None)
+
+
+@pytest.mark.parametrize("command", [["lineage"], ["rollback"], ["promote", "1"], ["generate", "a red circle"]])
+def test_a_state_without_models_is_said_and_no_database_is_made_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    result = CliRunner().invoke(app, [*command, "--state", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "no model is registered there; `mugv run` does it, or give another --state" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_model_without_a_champion_is_no_error(tracking: Tracking, three_versions: Registry) -> None:
