@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mugv.cli.common import CaptionsOption, EndpointOption, RecipeOption, SetOption, VideosOption, read_recipe
+from mugv.cli.common import CaptionsOption, EndpointOption, RecipeOption, SetOption, VideosOption, check_output, read_recipe
 
 if TYPE_CHECKING:
     from mugv.recipe import Recipe
@@ -24,6 +24,7 @@ def compile_(
     """Write the pipeline as KFP intermediate representation."""
     from mugv.platform.kfp_client import compile_pipeline
 
+    check_output("-o", output)
     resolved = read_recipe(recipe, changes, videos, captions)
     written = compile_pipeline(resolved, output, _keys(resolved, pipeline), kind=_kind(pipeline))
     typer.echo(f"wrote {written}")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 ROOT = Path(__file__).resolve().parents[2]
+SCRATCH = 1 << 16
+"""Bytes that the temporary folder must take."""
 DEFAULT_RECIPE = ROOT / "configs" / "tiny.yaml"
 FOOTAGE_RECIPE = ROOT / "configs" / "footage.yaml"
 """What `--videos` uses when no recipe is named."""
@@ -136,8 +138,43 @@ def check_threads() -> None:
         raise UserError(f"OMP_NUM_THREADS={given}: expected a number of threads of at least 1; leave it unset for one a core")
 
 
+def check_scratch() -> None:
+    """UserError when the temporary folder, where every stage keeps small files, takes none."""
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(SCRATCH))
+            file.flush()
+    except OSError as error:
+        where = os.environ.get("TMPDIR") or "/tmp"
+        raise UserError(f"temporary folder {where}: {error.strerror}; free some space there, or name another folder in TMPDIR") from None
+
+
+def check_output(option: str, path: Path) -> None:
+    """UserError when a file or folder cannot be made at `path`: said before the work, not after it. Makes nothing."""
+    import tempfile
+
+    try:
+        above = next((p for p in path.absolute().parents if p.exists()), Path("/"))
+        if not above.is_dir():
+            raise UserError(f"{option} {path}: {above} is a file, not a folder")
+        with tempfile.TemporaryFile(dir=above):
+            pass
+        if path.is_file():
+            path.open("ab").close()
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{option} {path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+
+
 def state_folder(given: Path | None) -> Path:
-    return (given or Path(os.environ.get("MUGV_STATE", ".mugv"))).absolute()
+    """Absolute. Raises UserError when something else has its name."""
+    state = (given or Path(os.environ.get("MUGV_STATE", ".mugv"))).absolute()
+    if state.exists() and not state.is_dir():
+        raise UserError(f"state folder {state}: is a file; give a folder with --state")
+    return state
 
 
 def existing_state(given: Path | None) -> Path:

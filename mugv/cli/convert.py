@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mugv.cli.common import open_console, read_recipe
+from mugv.cli.common import check_output, open_console, read_recipe
 from mugv.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def convert(
 
     if dtype not in (None, *DTYPES):
         raise UserError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}")
-    console = open_console()
+    check_output("TARGET", target)
+    console = open_console(progress=True)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"writing {target.name}", total=None)
         options = Options(

@@ -17,6 +17,7 @@ from mugv.cli.common import (
     SetOption,
     StateOption,
     VideosOption,
+    check_output,
     existing_state,
     open_console,
     read_recipe,
@@ -74,6 +75,8 @@ def _run(recipe: Recipe, state: Path, out: Path | None) -> None:
 
     if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: exists already; give a new folder")
+    if out:
+        check_output("--out", out)
     with state_lock(state):
         code = run_locked(recipe, state, Goal(NODE, _pipeline, lambda record, console: _finish(record, console, out)))
     raise typer.Exit(code)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mugv.cli.common import StateOption, existing_state
+from mugv.cli.common import StateOption, check_output, existing_state
 from mugv.errors import UserError
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def _check_output(output: Path, frames: int | None) -> None:
         raise UserError(f"-o {output}: a picture needs --frames 1; a video must end in .mp4")
     if output.suffix not in (".mp4", ".png"):
         raise UserError(f"-o {output}: must end in .mp4, or in .png with --frames 1")
+    check_output("-o", output)
     if frames is not None:
         from mugv.generation.given import check_frames
 

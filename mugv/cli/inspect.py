@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from mugv.cli.common import JsonOption, StateOption, existing_state, open_console, print_json, state_folder
+from mugv.cli.common import JsonOption, StateOption, existing_state, open_console, print_json
+from mugv.errors import UserError
 
 
 def runs(
@@ -83,17 +84,34 @@ def show(
 
 def ui(
     state: StateOption = None,
-    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """The MLflow pages for this machine's runs."""
     from mugv.platform.tracking import Tracking
 
+<<<<<<< HEAD
     existing_state(state)
     folder = state_folder(state)
     tracking = Tracking.of_state(folder)
     tracking.prepare()
     uri = tracking.uri
+=======
+    folder = existing_state(state)
+    _check_address(host, port)
+    uri = Tracking.of_state(folder).uri
+>>>>>>> b93538d (Outputs, temporary folder and port are tried before the work)
     artifacts = Path(folder / "mlartifacts").as_uri()
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--default-artifact-root", artifacts]
     os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])
+
+
+def _check_address(host: str, port: int) -> None:
+    """MLflow's server says in many lines that another listens there."""
+    import socket
+
+    try:
+        socket.create_server((host, port)).close()
+    except (OSError, ValueError) as error:
+        why = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
+        raise UserError(f"--host {host} --port {port}: cannot listen there ({why}); give another port or host") from None

@@ -19,6 +19,7 @@ from mugv.cli.common import (
     SetOption,
     StateOption,
     VideosOption,
+    check_scratch,
     check_threads,
     open_console,
     read_recipe,
@@ -99,6 +100,7 @@ def _run(recipe: Recipe, state: Path, goal: Goal, record: RunRecord) -> int:
     from mugv.store import explained
 
     check_threads()
+    check_scratch()
     console = open_console(progress=True)
     data_digest = resolve_data_digest(recipe)
     keys = node_keys(recipe, data_digest)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mugv.cli.common import CaptionsOption, RecipeOption, SetOption, VideosOption, check_threads, read_recipe
+from mugv.cli.common import CaptionsOption, RecipeOption, SetOption, VideosOption, check_scratch, check_threads, read_recipe
 from mugv.errors import UserError
 
 
@@ -29,6 +29,7 @@ def stage(
     from mugv.stages.by_hand import run_by_hand
 
     check_threads()
+    check_scratch()
     metrics = run_by_hand(name, read_recipe(recipe, changes, videos, captions), _folders(inputs or []), out, force)
     for key, value in metrics.items():
         typer.echo(f"{key} {value:g}")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,14 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         (["stage", "scan", "--out", "x"], "stage scan: reads --input footage, got nothing"),
         (["stage", "scan", "--out", "x", "--input", "footage"], "--input footage: expected NAME=PATH"),
         (["compile", "-o", "x.txt"], "output x.txt must end in .yaml"),
+        (["compile", "-o", "/proc/x/y.yaml"], "-o /proc/x/y.yaml: cannot be written"),
+        (["compile", "-o", "pyproject.toml/y.yaml"], "pyproject.toml is a file, not a folder"),
+        (["generate", "a red circle", "-o", "/proc/x/y.mp4"], "-o /proc/x/y.mp4: cannot be written"),
+        (["convert", "pyproject.toml", "/proc/x/y"], "TARGET /proc/x/y: cannot be written"),
+        (["curate", "--out", "/proc/x/y"], "--out /proc/x/y: cannot be written"),
+        (["run", "--state", "pyproject.toml"], "pyproject.toml: is a file; give a folder with --state"),
+        (["plan", "--state", "pyproject.toml"], "pyproject.toml: is a file; give a folder with --state"),
+        (["runs", "--state", "pyproject.toml"], "pyproject.toml: is a file; give a folder with --state"),
         (["schedule", "--cron", "0 3 * * *"], "cron"),
     ],
 )
@@ -71,6 +80,23 @@ def test_mistake_is_one_line_that_names_it_and_exit_2(recipe: str, arguments: li
     assert code == 2
     assert re.fullmatch(r"error: [^\n]+\n", err), err
     assert message in err
+
+
+def test_a_temporary_folder_that_takes_no_file_is_named(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tempfile
+
+    monkeypatch.setenv("TMPDIR", "/proc")
+    monkeypatch.setattr(tempfile, "tempdir", "/proc")
+    code, _, err = mugv("run", "--recipe", recipe)
+    assert code == 2
+    assert re.fullmatch(r"error: temporary folder /proc: [^\n]+; free some space there, or name another folder in TMPDIR\n", err), err
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        code, _, err = mugv("ui", "--state", str(tmp_path), "--port", str(server.getsockname()[1]))
+    assert code == 2
+    assert "cannot listen there (Address already in use); give another port or host" in err
 
 
 def test_plan_of_the_published_system_has_its_parameter_counts(recipe: str) -> None:
