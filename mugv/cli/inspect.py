@@ -90,17 +90,11 @@ def ui(
     """The MLflow pages for this machine's runs."""
     from mugv.platform.tracking import Tracking
 
-<<<<<<< HEAD
-    existing_state(state)
-    folder = state_folder(state)
+    folder = existing_state(state)
+    _check_address(host, port)
     tracking = Tracking.of_state(folder)
     tracking.prepare()
     uri = tracking.uri
-=======
-    folder = existing_state(state)
-    _check_address(host, port)
-    uri = Tracking.of_state(folder).uri
->>>>>>> b93538d (Outputs, temporary folder and port are tried before the work)
     artifacts = Path(folder / "mlartifacts").as_uri()
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--default-artifact-root", artifacts]
     os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])
