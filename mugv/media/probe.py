@@ -150,9 +150,17 @@ def _length(container: InputContainer, stream: VideoStream) -> tuple[Literal["ow
         return "estimated", (container.duration or 0) / av.time_base
     if stream.duration is not None and stream.time_base is not None:
         return "own", float(stream.duration * stream.time_base)
+    before = _first_second(container, stream)
     if told := _clock_time(stream.metadata.get("DURATION", "")):
-        return "own", told
-    return "file", (container.duration or 0) / av.time_base
+        return "own", max(0.0, told - before)
+    return "file", max(0.0, (container.duration or 0) / av.time_base - before)
+
+
+def _first_second(container: InputContainer, stream: VideoStream) -> float:
+    """Where a Matroska file begins: its durations count from 0, also of a recording that was cut out at its old timestamps."""
+    if "matroska" not in container.format.name or stream.start_time is None or stream.time_base is None:
+        return 0.0
+    return max(0.0, float(stream.start_time * stream.time_base))
 
 
 def _clock_time(text: str) -> float:

@@ -148,7 +148,7 @@ class Forwarder:
             error for stage in self.record.stages() if self.only in (None, stage["node"]) if (error := self._send_stage(parent, stage))
         ]
         run = self.record.read()
-        if not self.only and run.get("ended") and not self._sent().get("ended"):
+        if not self.only and run.get("ended") and not self._sent().get("complete"):
             self._end_parent(parent, run)
         if self.older:
             self._send_older(self.older)
@@ -195,7 +195,7 @@ class Forwarder:
         for page in self.record.folder.glob("report.html"):
             self.tracking.client.log_artifact(parent, str(page))
         self.tracking.client.set_terminated(parent, status, int(run["ended"] * 1000))
-        write_json(self._sent_file, {**self._sent(), "ended": True})
+        write_json(self._sent_file, {**self._sent(), "complete": True})
 
     @property
     def _sent_file(self) -> Path:
@@ -218,11 +218,11 @@ class _StageSender:
         self.sent: dict[str, Any] = {"lines": {}, **_sent_so_far(self.file)}
 
     def send(self) -> None:
-        if self.sent.get("ended"):
+        if self.sent.get("complete"):
             return
         if self.stage["status"] in ("hit", "not needed"):
             self.tracking.client.set_tag(self.parent, f"mugv.stage.{self.node}", f"{self.stage['status']} {self.stage['key'][:12]}")
-            self._remember(ended=True)
+            self._remember(complete=True)
             return
         run_id = self._run()
         for path, name in self._curve_files():
@@ -293,7 +293,7 @@ class _StageSender:
         if output:
             self._send_artifacts(run_id, output)
         self.tracking.client.set_terminated(run_id, _STATUS.get(self.stage["status"], "FAILED"), ended)
-        self._remember(ended=True)
+        self._remember(complete=True)
 
     def _send_artifacts(self, run_id: str, output: dict[str, str]) -> None:
         """Pages and pictures of an output, for people who look at MLflow."""

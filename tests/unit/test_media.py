@@ -3,7 +3,9 @@
 import io
 import subprocess
 import sys
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from footage_tools import encode, scaled, shot, sound_only, truncated
@@ -189,3 +191,16 @@ def test_damage_ends_with_an_intra_picture_that_is_no_key_frame(tmp_path):
     assert {p.index for p in _judged(pictures) if p.corrupt} <= set(range(9))
     assert pictures[4].corrupt
     assert not pictures[12].corrupt
+
+
+def test_a_recording_that_begins_at_a_late_timestamp_is_as_long_as_its_pictures(tmp_path):
+    """Matroska's durations count from 0: a piece cut out of a long stream seemed to miss hours, and to have no bits."""
+    path = tmp_path / "late.mkv"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("ffv1", rate=24, width=64, height=48, pix_fmt="yuv420p")
+        for number in range(24):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = 24 * 10_000 + number, Fraction(1, 24)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert probe(path).seconds == pytest.approx(1.0, abs=0.05)
