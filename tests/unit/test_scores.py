@@ -7,6 +7,7 @@ from score_tools import ArrayClip
 
 from mugv.curation.scores import build_scores, find_borders, measure, pictures_needed
 from mugv.curation.scores.blockiness import blockiness
+from mugv.curation.scores.motion import dis_flow
 from mugv.media.decode import read_video
 from mugv.media.encode import write_video
 from mugv.media.probe import VideoInfo
@@ -203,3 +204,12 @@ def test_pictures_of_any_size_and_clips_of_any_length_are_scored(shape):
     assert set(values) == {"border", *(score.name for score in scores)}
     assert all(value is None or np.isfinite(value) for value in values.values())
     assert (values["motion"] is None) == (shape[0] == 1 or min(shape[1:]) < 12)
+
+
+@pytest.mark.parametrize("rows", [12, 16, 24, 32, 47])
+@pytest.mark.parametrize("columns", [48, 96, 320, 2048, 4096])
+def test_the_flow_of_a_low_and_wide_picture_does_not_crash(rows, columns):
+    """A ticker of 320x24 pixels ended the whole run with a segmentation fault of OpenCV."""
+    picture = cv2.GaussianBlur(np.random.default_rng(0).uniform(0, 255, (rows, columns)).astype(np.float32), (0, 0), 2)
+    first = cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    assert dis_flow(first, np.roll(first, 1, axis=1)) == pytest.approx(1.0, abs=0.45)

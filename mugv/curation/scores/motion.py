@@ -18,6 +18,8 @@ DIS_SIDE = 120
 
 LEAST = 12
 """Pixels that a side has at least."""
+LOW = 48
+"""Rows under which a wide picture is searched standing: OpenCV counts its scales by the columns, and crashes where the rows run out."""
 FAR = 0.1
 """Share of the short side from which on a jump of the whole picture is tried as a start."""
 LONGEST_GAP = 0.0834
@@ -54,6 +56,8 @@ def dis_flow(first: np.ndarray, second: np.ndarray) -> float:
         first, second = first[..., channel], second[..., channel]
     if np.array_equal(first, second):
         return 0.0
+    if first.shape[0] < LOW and first.shape[1] > first.shape[0]:
+        first, second = first.T, second.T
     first, second = np.ascontiguousarray(first), np.ascontiguousarray(second)
     if min(first.shape) <= 96:
         return _length(cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(first, second, None))
