@@ -78,6 +78,8 @@ class Server(ThreadingHTTPServer):
         self.headers: list[dict[str, str]] = []
         self.under_way = self.most_under_way = 0
         self.lock = threading.Lock()
+        self.drip: threading.Event | None = None
+        """Set: a space every 20 ms instead of an answer, until the event."""
 
     @property
     def url(self) -> str:
@@ -110,11 +112,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         status, headers, body = found
+        if self.server.drip:
+            return self._drip(self.server.drip)
         self.send_response(status)
         for name, value in {"content-type": "application/json", "content-length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+
+    def _drip(self, ended: threading.Event) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not ended.wait(0.02):
+            self.wfile.write(b" ")
 
     def log_message(self, *_: Any) -> None:
         """Silent."""

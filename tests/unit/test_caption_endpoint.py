@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import threading
 import time
@@ -40,6 +41,12 @@ def captioned(folder: Path, settings: Curation, part: Path | None = None, **rows
     (folder / "out").mkdir(parents=True, exist_ok=True)
     metrics = caption_part(part, folder / "out", folder / "work", settings, lambda done, total, values: None)
     return read_captioned([folder / "out"]), metrics
+
+
+def darkest(request: dict[str, Any]) -> bool:
+    """Whether a request is about the darkest clip."""
+    jpeg = base64.b64decode(request["messages"][0]["content"][0]["image_url"]["url"].partition(",")[2])
+    return bool(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).mean() < 30)
 
 
 def test_every_kept_clip_gets_a_composed_caption_its_parts_and_its_cost(tmp_path: Path) -> None:
@@ -107,6 +114,90 @@ def test_a_slow_server_is_given_up_after_the_timeout_and_asked_again(tmp_path: P
     assert found["clip-0"].caption == WORDS
 
 
+def deep(levels: int) -> bytes:
+    return b'{"a":' * levels
+
+
+PACKED = gzip.compress(json.dumps(completion(json.dumps(PARTS))).encode())
+SURROGATE = json.dumps(completion("")).replace('"content": ""', '"content": "\\ud800"').encode()
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        pytest.param(raw(deep(100_000)), "RecursionError", id="nested without end"),
+        pytest.param(raw(b"[" * 1_000_000), "RecursionError", id="brackets"),
+        pytest.param(raw(deep(100_000) + b"1" + b"}" * 100_000), "RecursionError", id="nested, closed"),
+        pytest.param(
+            says('{"subject": ' + '{"a":' * 900 + "1" + "}" * 901), "too long|malformed|text under|too deep", id="nested in the text"
+        ),
+        pytest.param(says('{"a":' * 3000 + "}" * 3000), "too deep", id="nested deep in the text"),
+        pytest.param(raw(b" " * (5 << 20)), "larger than 4 MB", id="large"),
+        pytest.param(lambda _: (200, {"content-encoding": "gzip"}, gzip.compress(bytes(50 << 20))), "comes as 'gzip'", id="bomb"),
+        pytest.param(lambda _: (200, {"content-encoding": "br"}, b"x"), "comes as 'br'", id="brotli"),
+        pytest.param(lambda _: (500, {"content-encoding": "gzip"}, PACKED), "comes as 'gzip'", id="bomb as error"),
+        pytest.param(raw(SURROGATE), "no chat completion", id="half a pair"),
+        pytest.param(says('{"subject": "\\ud800"}'), "surrogates not allowed", id="half a pair in the text"),
+        pytest.param(raw(b"null"), "no chat completion", id="null"),
+        pytest.param(raw(b'"text"'), "no chat completion", id="text"),
+        pytest.param(raw(b'{"choices": {"0": 1}}'), "no chat completion", id="choices are an object"),
+        pytest.param(raw(b'{"choices": [{"message": {"content": ["a"]}}]}'), "no chat completion", id="content is a list"),
+        pytest.param(raw(b'{"choices": [{"message": {"content": 7}}]}'), "no chat completion", id="content is a number"),
+        pytest.param(raw(b"1" * 5000), "malformed", id="a number of 5000 digits"),
+        pytest.param(raw(b"\xff\xfe\x00"), "malformed", id="no text"),
+    ],
+)
+def test_an_odd_answer_costs_its_clip_alone(tmp_path: Path, odd: Any, said: str) -> None:
+    def answered(request: dict[str, Any]) -> Any:
+        return odd(request) if darkest(request) else good(request)
+
+    with serving() as server:
+        server.always = answered
+        with pytest.raises(UserError, match=rf"^1 of 3 clips wait for a caption \(malformed 1.*({said})"):
+            captioned(tmp_path, curation(server.url, attempts=2))
+        server.always = good
+        assert len(captioned(tmp_path, curation(server.url))[0]) == 3
+
+
+@pytest.mark.parametrize("count", ['"many"', "-5", "1e999", "null", "[]", "9" * 60, "true"])
+def test_counts_of_tokens_that_are_none_are_not_added_up(tmp_path: Path, count: str) -> None:
+    body = json.dumps(completion(json.dumps(PARTS))).replace("100", count).encode()
+    with serving() as server:
+        server.always = raw(body)
+        found, metrics = captioned(tmp_path, curation(server.url), count=1)
+    assert found["clip-0"].caption == WORDS
+    assert 0 <= metrics["tokens_input"] <= 1
+
+
+@pytest.mark.parametrize(
+    "tags", ['{"subjects": {"a": 1}, "actions": [], "scenes": []}', '{"subjects": "dogs", "actions": [], "scenes": []}']
+)
+def test_tags_that_are_no_lists_are_asked_for_again(tmp_path: Path, tags: str) -> None:
+    with serving([good, says(tags)]) as server:
+        found, _ = captioned(tmp_path, curation(server.url, tags="endpoint", concurrency=1), count=1)
+    assert found["clip-0"].tags == ("action:move", "subject:circle", "subject:shape")
+
+
+def test_a_caption_without_end_is_not_searched_for_minutes(tmp_path: Path) -> None:
+    with serving() as server:
+        server.always = says("\n" * 1_500_000)
+        began = time.monotonic()
+        found, _ = captioned(tmp_path, curation(server.url, attempts=1, structured=False), count=1)
+    assert found["clip-0"].problem.startswith("too long: 1500000 characters")
+    assert time.monotonic() - began < 20
+
+
+def test_the_timeout_is_of_the_whole_request_however_slowly_it_drips(tmp_path: Path) -> None:
+    ended = threading.Event()
+    with serving() as server:
+        server.drip = ended
+        began = time.monotonic()
+        with pytest.raises(UserError, match=r"1 of 1 clips wait for a caption \(timeout 1"):
+            captioned(tmp_path, curation(server.url, timeout_seconds=1, attempts=1), count=1)
+        assert time.monotonic() - began < 10
+        ended.set()
+
+
 def test_retry_after_holds_all_requests_back(tmp_path: Path) -> None:
     seen: list[float] = []
 
@@ -172,9 +263,7 @@ def test_a_server_that_is_down_leaves_all_clips_waiting_and_the_same_call_goes_o
 def test_only_waiting_clips_are_asked_again_and_lost_tokens_are_counted(tmp_path: Path) -> None:
     def stubborn(request: dict[str, Any]) -> Any:
         """The darkest clip gets no usable answer."""
-        jpeg = base64.b64decode(request["messages"][0]["content"][0]["image_url"]["url"].partition(",")[2])
-        dark = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).mean() < 30
-        return says("no JSON at all")(request) if dark else good(request)
+        return says("no JSON at all")(request) if darkest(request) else good(request)
 
     with serving() as server:
         server.always = stubborn

@@ -18,6 +18,8 @@ Read = TypeVar("Read")
 TEMPERATURE_AGAIN = 0.7
 """The same question at temperature 0 would bring the same answer."""
 TOKENS_A_WORD = 3
+CHARACTERS_A_WORD = 100
+"""An answer of more than these a word is not looked at: what looks for refusals and loops is made for captions."""
 TAGS_OF_A_KIND = 8
 TAG_TOKENS = 400
 TAG_PROMPT = (
@@ -96,6 +98,9 @@ class Conversation:
 
 def _read_caption(answer: Answer, settings: Captioning) -> Captioned:
     """Raises _RefusedError for a caption that the check refuses, NoAnswerError for text that is not what was asked for."""
+    most = CHARACTERS_A_WORD * settings.maximum_words + 2000
+    if len(answer.text) > most:
+        raise _RefusedError(f"too long: {len(answer.text)} characters, at most {most}")
     if is_refusal(answer.text):
         raise _RefusedError(check(answer.text, settings))
     if answer.cut:
@@ -115,7 +120,7 @@ def _read_tags(answer: Answer) -> tuple[str, ...]:
     try:
         tree = parse_object(answer.text)
         listed = {kind: tree[f"{kind}s"] for kind in KINDS}
-        if not all(isinstance(word, str) for words in listed.values() for word in words):
+        if not all(isinstance(words, list) and all(isinstance(word, str) for word in words) for words in listed.values()):
             raise ValueError("a tag that is no text")
     except (ValueError, KeyError, TypeError) as error:
         raise _malformed(answer, error) from None

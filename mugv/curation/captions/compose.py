@@ -49,11 +49,16 @@ def caption_schema() -> dict[str, Any]:
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """The JSON object in a model's answer, also inside a fence or between words. Raises ValueError when there is none."""
+    """The JSON object in a model's answer, also inside a fence or between words. Raises ValueError when there is none, or one that is
+    nested without end or holds what is no text."""
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start:
         raise ValueError("no JSON object")
-    tree = json.loads(text[start : end + 1])
+    try:
+        tree = json.loads(text[start : end + 1])
+        json.dumps(tree, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("JSON nested too deep") from None
     if not isinstance(tree, dict):
         raise ValueError("no JSON object")
     return tree

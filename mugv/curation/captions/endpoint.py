@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
 
 from mugv.curation.captions.model import Answer, NoAnswerError, Question
 from mugv.curation.retry_after import seconds_of
 from mugv.errors import UserError
 from mugv.recipe.curation import Captioning
 
+if TYPE_CHECKING:
+    import httpx2
+
+LARGEST_ANSWER = 4 << 20
+"""Bytes: far more than any caption, and nothing to the memory of many requests at once."""
+MOST_TOKENS = 1 << 40
 TRANSIENT = {408, 409, 425, 429}
 """Client errors that pass, beside all of 5xx."""
 REFUSED = {401: "the key", 403: "the key's rights", 404: "the address and the model's name"}
@@ -30,22 +38,33 @@ class Endpoint:
         self._settings = settings
         # A server of one's own wants no key; the client insists on some text.
         key = os.environ.get(settings.key_variable) or "none"
-        self._client = openai.AsyncOpenAI(base_url=settings.url, api_key=key, timeout=settings.timeout_seconds, max_retries=0)
+        # Asked for as it is: what is unpacked has no size until it is there.
+        bounded = openai.DefaultAsyncHttpxClient(event_hooks={"response": [_bound]}, headers={"Accept-Encoding": "identity"})
+        self._client = openai.AsyncOpenAI(
+            base_url=settings.url, api_key=key, timeout=settings.timeout_seconds, max_retries=0, http_client=bounded
+        )
 
     async def ask(self, question: Question) -> Answer:
         import openai
 
         try:
-            reply = await self._client.chat.completions.create(**self._request(question))
-        except openai.APITimeoutError:
+            async with asyncio.timeout(self._settings.timeout_seconds):
+                reply = await self._client.chat.completions.create(**self._request(question))
+            return _answer(reply)
+        except NoAnswerError:
+            raise
+        except (openai.APITimeoutError, TimeoutError):
             raise NoAnswerError("timeout", f"no answer in {self._settings.timeout_seconds:g} s") from None
         except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, _OddAnswerError):
+                raise NoAnswerError("malformed", str(error.__cause__)) from None
             raise NoAnswerError("no connection", f"{self._settings.url}, {_first_line(error.__cause__ or error)}") from None
         except openai.APIStatusError as error:
             raise self._status_error(error) from None
-        except (openai.OpenAIError, ValueError) as error:
-            raise NoAnswerError("malformed", _first_line(error)) from None
-        return _answer(reply)
+        except _OddAnswerError as error:
+            raise NoAnswerError("malformed", str(error)) from None
+        except Exception as error:  # whatever an odd body makes the client raise, RecursionError too
+            raise NoAnswerError("malformed", f"{type(error).__name__}: {_first_line(error)}") from None
 
     async def close(self) -> None:
         await self._client.close()
@@ -74,6 +93,36 @@ class Endpoint:
         return NoAnswerError(str(status), said, seconds_of(error.response.headers.get("retry-after")), again=passes)
 
 
+class _OddAnswerError(Exception):
+    """The answer is too large, or packed."""
+
+
+async def _bound(response: httpx2.Response) -> None:
+    """Have an answer's body read no further than it may go."""
+    packed = response.headers.get("content-encoding", "identity")
+    if packed.lower() != "identity":
+        raise _OddAnswerError(f"the answer comes as {packed[:20]!r}, which was not asked for")
+    response.stream = _bounded_stream(response.stream)
+
+
+def _bounded_stream(stream: Any) -> Any:
+    import httpx2
+
+    class Bounded(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            total = 0
+            async for piece in stream:
+                total += len(piece)
+                if total > LARGEST_ANSWER:
+                    raise _OddAnswerError(f"the answer is larger than {LARGEST_ANSWER >> 20} MB")
+                yield piece
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    return Bounded()
+
+
 def _data_url(jpeg: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
@@ -84,11 +133,18 @@ def _answer(reply: Any) -> Answer:
         choice = reply.choices[0]
         message, usage = choice.message, reply.usage
         text = message.content or getattr(message, "refusal", None) or ""
-        cut = choice.finish_reason == "length"
-        return Answer(str(text), *((usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)), cut)
-    except (AttributeError, IndexError, TypeError):
+        # Half a surrogate pair is no text that a file can hold.
+        text.encode()
+        return Answer(text, _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens"), choice.finish_reason == "length")
+    except (AttributeError, IndexError, KeyError, TypeError, UnicodeEncodeError):
         shown = reply if isinstance(reply, str) else repr(reply)
         raise NoAnswerError("malformed", f"the body is no chat completion: {shown[:80]!r}") from None
+
+
+def _tokens(usage: Any, name: str) -> int:
+    """0 for what is no count."""
+    count = getattr(usage, name, None)
+    return count if isinstance(count, int) and 0 < count < MOST_TOKENS else 0
 
 
 def _said(error: Any) -> str:
