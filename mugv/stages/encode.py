@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mugv.errors import UserError
 from mugv.stages.base import StageContext
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from mugv.dataset.clipset import ClipRow, ClipSet
@@ -26,21 +28,47 @@ def run(ctx: StageContext) -> dict[str, float]:
 
     clips, vae = ClipSet.open(ctx.inputs["clips"]), load_vae(ctx.inputs["vae"]).eval()
     rows = clips.rows()
+    if not any(r.split == "train" for r in rows):
+        raise UserError(
+            f"clip set: no clip to train on; of its {len(rows)} clips none is in the split `train`: see the reasons in its manifest"
+        )
     sizes = sorted(ctx.recipe.encode.sizes)
     encoded = {size: _encode_all(ctx, clips, rows, vae, size, i) for i, size in enumerate(sizes)}
     train = [i for i, r in enumerate(rows) if r.split == "train"]
     norm = _given_norm(ctx) or _measure(*(part[train] for part in encoded[sizes[-1]]))
+    latents = {size: norm.normalise(mean) for size, (mean, _) in encoded.items()}
     encoder = open_encoder(ctx.recipe.text)
+    texts = encoder.encode([r.caption for r in rows])
+    check_finite([r.clip_id for r in rows], latents, texts)
     write_latent_set(
         ctx.out,
         [LatentRow(r.clip_id, r.split, r.caption, r.score, r.fps, i) for i, r in enumerate(rows)],
-        {size: norm.normalise(mean) for size, (mean, _) in encoded.items()},
-        encoder.encode([r.caption for r in rows]),
+        latents,
+        texts,
         encoder.encode_null(),
         norm,
         {"frames": ctx.recipe.curation.clip.frames, "text": ctx.recipe.text.model_dump(), "vae": ctx.refs["vae"].to_dict()},
     )
     return {"clips": len(rows), "train_clips": len(train), "latent_std_smallest": min(norm.scale), "latent_std_largest": max(norm.scale)}
+
+
+def check_finite(clips: list[str], latents: dict[tuple[int, int], torch.Tensor], texts: list[np.ndarray]) -> None:
+    """UserError naming the clips whose latents [C, T, h, w] or text [L, width] hold a value that is not finite: one would stop training."""
+    import numpy as np
+
+    for size, tensor in latents.items():
+        bad = [clip for clip, finite in zip(clips, tensor.isfinite().flatten(1).all(1).tolist(), strict=True) if not finite]
+        if bad:
+            raise UserError(
+                f"latents at {size[0]}x{size[1]} are not finite: {_listed(bad, len(clips))}; is the VAE trained and its statistics right?"
+            )
+    bad = [clip for clip, text in zip(clips, texts, strict=True) if not np.isfinite(text).all()]
+    if bad:
+        raise UserError(f"the text encoder gives values that are not finite: {_listed(bad, len(clips))}")
+
+
+def _listed(bad: list[str], count: int) -> str:
+    return f"{len(bad)} of {count} clips, {', '.join(bad[:8])}{', ...' if len(bad) > 8 else ''}"
 
 
 def _given_norm(ctx: StageContext) -> LatentNorm | None:
