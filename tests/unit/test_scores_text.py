@@ -101,3 +101,10 @@ def test_a_missing_package_turns_the_score_off_and_says_so_once(monkeypatch, cap
 
 def test_the_recipe_turns_the_score_off():
     assert text_of(OverlaidText(detector="off")) is None
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 2), (3, 5)])
+def test_a_picture_too_small_for_writing_has_none(size):
+    """OpenCV took a picture of one pixel for a number."""
+    edges = [np.full(size, value, np.int16) for value in (900, -900, 900)]
+    assert candidates(edges) == []

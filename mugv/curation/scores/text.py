@@ -87,6 +87,8 @@ def _part(fine: np.ndarray, shape: tuple[int, ...], region: Region) -> np.ndarra
     return fine[round(y * rows) : round((y + height) * rows), round(x * columns) : round((x + width) * columns)]
 
 
+LOWEST = 6
+"""Pixels of a side under which there is no writing."""
 Region = tuple[int, int, int, int, int]
 """x, y, width, height, and the number of the first of the two neighbouring frames that share its edges."""
 
@@ -96,6 +98,8 @@ def candidates(edges: list[np.ndarray]) -> list[Region]:
 
     Density is counted at half size, which is a quarter of the work.
     """
+    if min(edges[0].shape) < LOWEST:
+        return []
     height, width = edges[0].shape[0] // 2, edges[0].shape[1] // 2
     window = (max(4, width // 12) | 1, max(3, height // 24) | 1)
     dense = np.zeros((height, width), np.uint8)
