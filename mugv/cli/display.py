@@ -10,12 +10,12 @@ import sys
 import threading
 import time
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mugv.cli.expected import Estimate, Expected, estimate, expected, minutes
 from mugv.platform.records import RunRecord
 from mugv.stages.progress import describe
+from mugv.store.uri import file_path
 
 if TYPE_CHECKING:
     from mugv.recipe import Recipe
@@ -109,7 +109,7 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
     def _say_pictures(self, stage: dict[str, Any]) -> None:
         """The clip set's report, in a store that is a folder."""
         place = stage.get("output", {}).get("uri", "")
-        page = Path(place.removeprefix("file://")) / "report.html"
+        page = file_path(place) / "report.html"
         if stage["node"] == "curate" and place.startswith("file://") and page.is_file():
             self._say(f"pictures of the clips, kept and rejected: {page}; generated ones: {self.record.folder / 'report.html'} at the end")
 

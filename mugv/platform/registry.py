@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +16,14 @@ from urllib.parse import urlparse
 from mugv.errors import UserError
 from mugv.evaluation.paired import FILE as RESULTS_FILE
 from mugv.evaluation.paired import LOWER_IS_BETTER, Comparison, NotComparableError, Results, compare, read_results, to_json
+from mugv.platform.registered_files import check, readable
 from mugv.recipe.schema import Gate
+from mugv.store.manifest import checked_name
 
 if TYPE_CHECKING:
     from mugv.platform.tracking import Tracking
 
+logger = logging.getLogger(__name__)
 CHAMPION = "champion"
 HISTORY = "mugv.champion.history"
 """Tag of the registered model: the versions that were champion, oldest first, as JSON; rollback takes the last one off."""
@@ -43,7 +48,17 @@ class Version:
 
     @property
     def metrics(self) -> dict[str, float]:
-        return {name.removeprefix(METRIC): float(value) for name, value in self.tags.items() if name.startswith(METRIC)}
+        """Those of its tags that are numbers: people edit tags too."""
+        found = {}
+        for name, value in self.tags.items():
+            if name.startswith(METRIC):
+                with suppress(ValueError):
+                    found[name.removeprefix(METRIC)] = float(value)
+        return found
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
 
     @property
     def keys(self) -> dict[str, str]:
@@ -196,12 +211,19 @@ class Registry:
             tags = self.client.get_registered_model(name).tags
         except MlflowException:
             return []
-        history: list[str] = json.loads(tags.get(HISTORY, "[]"))
-        return history
+        try:
+            history = json.loads(tags.get(HISTORY, "[]"))
+        except ValueError:
+            history = None
+        if not isinstance(history, list):
+            logger.warning("model %s: its tag %s is no list of versions and counts as empty", name, HISTORY)
+            return []
+        return [str(version) for version in history]
 
     def promote(self, name: str, number: str, reason: str) -> Version:
-        """Make a version the champion."""
+        """Make a version the champion. Raises UserError when its files are not what was registered."""
         version = self.version(name, number)
+        self.download(version)
         present = self.champion(name)
         if present is None or present.version != version.version:
             self._set_history(name, [*self.history(name), version.version])
@@ -217,6 +239,7 @@ class Registry:
         if len(history) < 2:
             raise UserError(f"model {name}: no earlier champion to go back to; {self._known(name)}")
         left, back = self.version(name, history[-1]), self.version(name, history[-2])
+        self.download(back)
         self.client.set_registered_model_alias(name, CHAMPION, back.version)
         self._set_history(name, history[:-1])
         return left, back
@@ -233,9 +256,9 @@ class Registry:
         import mlflow
 
         mlflow.set_tracking_uri(self.uri)
-        path = mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=LINEAGE_FILE)
-        tree: dict[str, Any] = json.loads(Path(path).read_text())
-        return tree
+        with readable(version.uri, LINEAGE_FILE):
+            path = mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=LINEAGE_FILE)
+            return dict(json.loads(Path(path).read_text()))
 
     def results(self, version: Version) -> Results:
         """What the version made of each prompt of its evaluation; {} for versions that were registered without."""
@@ -255,24 +278,29 @@ class Registry:
         return self.version(version.name, earlier[0]) if earlier else None
 
     def download(self, version: Version) -> dict[str, Path]:
-        """Local folders of the model's artifacts: `checkpoint` and `vae`, which Generator.open takes."""
+        """Local folders of the model's artifacts: `checkpoint` and `vae`, which Generator.open takes.
+
+        Raises UserError when a file is not what was registered.
+        """
         import mlflow
         from mlflow.models import Model
 
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
-        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}"))
-        artifacts = Model.load(folder).flavors["python_function"]["artifacts"]
-        return {name: folder / described["path"] for name, described in artifacts.items()}
+        with readable(version.uri, "MLmodel"):
+            folder = Path(mlflow.artifacts.download_artifacts(version.uri))
+            artifacts = Model.load(folder).flavors["python_function"]["artifacts"]
+            folders = {name: folder / checked_name(described["path"]) for name, described in artifacts.items()}
+        check(version.uri, folders, version.tags)
+        return folders
 
 
 def held_back(version: Version) -> str:
     """Why a version is not the champion, and how to use it all the same; one line."""
     reasons = version.tags.get(REASONS, "no gate has looked at it")
-    uri = f"models:/{version.name}/{version.version}"
     return (
         f"version {version.version} was held back ({reasons}); "
-        f'to use it all the same: mugv generate "..." --model {uri}, or: mugv promote {version.version} --name {version.name}'
+        f'to use it all the same: mugv generate "..." --model {version.uri}, or: mugv promote {version.version} --name {version.name}'
     )
 
 

@@ -108,6 +108,7 @@ def describe_lineage(ctx: StageContext, environment: RunEnvironment) -> dict[str
 
 
 def _tags(lineage: dict[str, Any], metrics: dict[str, float]) -> dict[str, str]:
+    from mugv.platform.registered_files import DIGEST
     from mugv.platform.registry import KEY, METRIC
 
     nodes = lineage["nodes"]
@@ -120,7 +121,7 @@ def _tags(lineage: dict[str, Any], metrics: dict[str, float]) -> dict[str, str]:
         "mugv.recipe": lineage["recipe"]["digest"],
         "mugv.data": lineage["data"]["digest"] or "sample footage",
         "mugv.dvc_revision": lineage["data"]["dvc_revision"] or "",
-        **{f"mugv.digest.{name}": nodes[source].get("digest", "") for name, source in sources.items()},
+        **{DIGEST + name: nodes[source].get("digest", "") for name, source in sources.items()},
         **{KEY + name: node["key"] for name, node in nodes.items()},
         **{METRIC + name: repr(value) for name, value in metrics.items()},
     }

@@ -13,9 +13,11 @@ from mugv.cli.main import app
 from mugv.cli.models import model_name
 from mugv.errors import UserError
 from mugv.evaluation.paired import FILE, Group, to_json
-from mugv.platform.registry import REASONS, Registry, Version, decide, log_version
+from mugv.platform.registered_files import DIGEST
+from mugv.platform.registry import HISTORY, REASONS, Registry, Version, decide, log_version
 from mugv.platform.tracking import Tracking
 from mugv.recipe.schema import Gate
+from mugv.store import open_store
 
 GATE = Gate(minimum={"colour": 0.9, "shape": 0.7}, compare="all")
 GOOD = {"colour": 0.95, "shape": 0.8, "all": 0.6}
@@ -264,3 +266,60 @@ def test_register_stage_does_not_register_twice_after_a_kill(tracking: Tracking,
     assert lineage["run"] == "run1"
     assert lineage["nodes"]["encode"]["inputs"] == {"clips": "curate", "vae": "train_vae"}
     assert (written["uri"], written["champion"]) == ("models:/twice/1", True)
+
+
+@pytest.fixture
+def digests(tracking: Tracking, tmp_path: Path) -> Registry:
+    """A model of two versions, registered with the digests that their outputs have in a store."""
+    store = open_store(tmp_path / "store")
+    for k in range(2):
+        artifacts, tags = {}, {}
+        for name in ("checkpoint", "vae"):
+            (tmp_path / name / "model").mkdir(parents=True)
+            (tmp_path / name / "model" / "weights.bin").write_bytes(bytes([k]) * 1000)
+            ref = store.publish(tmp_path / name, f"{name}/k{k}", f"k{k}")
+            artifacts[name], tags[DIGEST + name] = store.fetch(ref), ref.digest
+        version = log_version(tracking.uri, tracking.experiment, "", tmp_path.name, artifacts, {"run": "r"}, {})
+        Registry(tracking).tag(version, tags)
+    return Registry(tracking)
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut", "removed", "manifest"])
+def test_damaged_registered_model_is_one_line_for_generate_promote_and_rollback(digests: Registry, tmp_path: Path, harm: str) -> None:
+    name = tmp_path.name
+    first = digests.promote(name, "1", "test")
+    digests.promote(name, "2", "test")
+    folder = digests.download(first)["vae"]
+    path = folder / ("manifest.json" if harm == "manifest" else "model/weights.bin")
+    path.chmod(0o644)
+    if harm == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(b"x" if harm == "cut" else b"x" + path.read_bytes()[1:])
+    for action in (lambda: digests.download(first), lambda: digests.promote(name, "1", "x"), lambda: digests.rollback(name)):
+        if harm == "manifest":
+            # The weights are whole, and their digest shows it.
+            action()
+            continue
+        with pytest.raises(UserError, match=rf"model models:/{name}/1: \S+weights\.bin is damaged since it was registered") as caught:
+            action()
+        assert "\n" not in str(caught.value)
+    assert harm == "manifest" or digests.champion(name).version == "2"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("text", ["", "{", "a: [", "flavors: 5", "\0"])
+def test_registered_model_with_a_damaged_description_is_one_line(digests: Registry, tmp_path: Path, text: str) -> None:
+    version = digests.version(tmp_path.name, "1")
+    next(p / "MLmodel" for p in digests.download(version)["vae"].parents if (p / "MLmodel").is_file()).write_text(text)
+    with pytest.raises(UserError, match="its MLmodel cannot be read"):
+        digests.download(version)
+
+
+def test_tags_that_people_edited_stop_nothing(digests: Registry, tmp_path: Path) -> None:
+    name = tmp_path.name
+    digests.tag(digests.version(name, "1"), {"metric.all": "very good", "metric.colour": "0.5"})
+    assert digests.version(name, "1").metrics == {"colour": 0.5}
+    for text in ("", "1, 2", "{}", "null"):
+        digests.client.set_registered_model_tag(name, HISTORY, text)
+        assert digests.history(name) == []
+    assert digests.promote(name, "1", "test").version == "1"
