@@ -26,6 +26,8 @@ def compile_(
 
     check_output("-o", output)
     resolved = read_recipe(recipe, changes, videos, captions)
+    for obstacle in _obstacles(resolved, pipeline):
+        typer.echo(f"warning: this version cannot run the recipe: {obstacle}", err=True)
     written = compile_pipeline(resolved, output, _keys(resolved, pipeline), kind=_kind(pipeline))
     typer.echo(f"wrote {written}")
 
@@ -39,7 +41,7 @@ def submit(
     """Start the pipeline once on a cluster."""
     from mugv.platform.kfp_client import submit as send
 
-    resolved = read_recipe(recipe, changes)
+    resolved = _runnable(read_recipe(recipe, changes), pipeline)
     typer.echo(f"run {send(resolved, endpoint, _keys(resolved, pipeline), kind=_kind(pipeline))}")
 
 
@@ -53,7 +55,7 @@ def schedule(
     """Run the pipeline by the clock on a cluster."""
     from mugv.platform.kfp_client import schedule as send
 
-    typer.echo(f"recurring run {send(read_recipe(recipe, changes), endpoint, cron, kind=_kind(pipeline))}")
+    typer.echo(f"recurring run {send(_runnable(read_recipe(recipe, changes), pipeline), endpoint, cron, kind=_kind(pipeline))}")
 
 
 def _kind(name: str):  # type: ignore[no-untyped-def]
@@ -62,6 +64,21 @@ def _kind(name: str):  # type: ignore[no-untyped-def]
     if name not in ("train", "data", "retrain"):
         raise UserError(f"--pipeline {name}: not known; use train, data or retrain")
     return name
+
+
+def _obstacles(recipe: Recipe, kind: str) -> list[str]:
+    """What stands in the way of the pipeline; the data pipeline trains nothing."""
+    from mugv.stages.preflight import obstacles
+
+    return [] if kind == "data" else obstacles(recipe, here=False)
+
+
+def _runnable(recipe: Recipe, kind: str) -> Recipe:
+    from mugv.stages.preflight import check
+
+    if kind != "data":
+        check(recipe, here=False)
+    return recipe
 
 
 def _keys(recipe: Recipe, kind: str) -> dict[str, str] | None:

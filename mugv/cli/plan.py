@@ -23,6 +23,7 @@ from mugv.cli.common import (
     read_recipe,
     state_folder,
 )
+from mugv.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +67,10 @@ def plan(
     epoch: Annotated[int, typer.Option(min=1, help="With --gpus: clips of an epoch.")] = 1_000_000,
     as_json: JsonOption = False,
 ) -> None:
-    """The stages, hit or miss, parameters, tokens, FLOPs, memory, expected time. With --gpus: parallel layouts that fit."""
+    """The stages, hit or miss, parameters, tokens, FLOPs, memory, expected time. With --gpus: parallel layouts that fit.
+
+    Ends with exit code 2, after all the rest, when this version cannot run the recipe.
+    """
     resolved = read_recipe(recipe, changes, videos, captions)
     if gpus is not None:
         from mugv.cli.plan_layouts import layouts_document, print_layouts
@@ -85,6 +89,8 @@ def plan(
         print_json(document)
     else:
         _print(open_console(), rows, document)
+    if document["cannot_run"]:
+        raise UserError(f"this version cannot run the recipe: {'; '.join(document['cannot_run'])}")
 
 
 def _waiting() -> Any:
@@ -129,6 +135,7 @@ def _status(recipe: Recipe, nodes: list[Node], state: Path) -> dict[str, str]:
 def _document(recipe: Recipe, rows: list[Row]) -> dict[str, Any]:
     """What --json prints."""
     from mugv.recipe import digest
+    from mugv.stages.preflight import obstacles
     from mugv.training.flops import dit_parameters
     from mugv.vae.model import count_parameters
 
@@ -143,6 +150,7 @@ def _document(recipe: Recipe, rows: list[Row]) -> dict[str, Any]:
         "stages_in_all": sum(row.count for row in rows),
         "seconds": sum(row.seconds_to_run for row in rows),
         "warnings": _warnings(recipe, rows),
+        "cannot_run": obstacles(recipe, here=not recipe.resources.train.gpus),
     }
 
 

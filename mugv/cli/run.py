@@ -62,10 +62,12 @@ def run(
 ) -> None:
     """Raw video to a registered generator, one command."""
     from mugv.platform.lock import state_lock
+    from mugv.stages.preflight import check
 
     resolved = read_recipe(recipe, changes, videos, captions)
     if resolved.curation.score_only:
         raise UserError("curation.score_only keeps no clip to train on; score with `mugv curate`, or leave the key out")
+    check(resolved, here=True)
     folder = state_folder(state)
     with state_lock(folder):
         raise typer.Exit(run_locked(resolved, folder, Goal("", _whole_pipeline, _finish)))

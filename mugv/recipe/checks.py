@@ -19,6 +19,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_widths(recipe)
     _check_gate(recipe)
     _check_vae(recipe)
+    _check_curation(recipe)
     _check_clamps(recipe)
     stages: list[tuple[str, TrainStage]] = [(f"pretrain.{s.name}", s) for s in recipe.pretrain]
     if recipe.sft:
@@ -157,6 +158,14 @@ def _check_vae(recipe: Recipe) -> None:
     first = next((i for i, phase in enumerate(train.phases) if phase.parts == "temporal"), None)
     if train.linear_start and first is not None and set(train.phases[first].windows) != {1}:
         raise ValueError(f"vae.train.linear_start needs vae.train.phases.{first}.windows: [1], got {list(train.phases[first].windows)}")
+
+
+def _check_curation(recipe: Recipe) -> None:
+    curation = recipe.curation
+    if curation.aesthetic.head is not None and curation.aesthetic.clip is None:
+        raise ValueError("curation.aesthetic.head: the head scores CLIP embeddings; set aesthetic.clip to the model's folder too")
+    if curation.motion.method == "raft" and curation.motion.weights is None:
+        raise ValueError("curation.motion.weights: raft needs a file with torchvision's raft_small or raft_large")
 
 
 def _check_clamps(recipe: Recipe) -> None:

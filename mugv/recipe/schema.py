@@ -111,7 +111,7 @@ class VAETraining(Part):
     l1_weight: Weight = 0.5
     """Weight of the mean absolute error of pixels in [-1, 1]."""
     perceptual_weight: Weight = 0.0
-    """Weight of the perceptual loss; its image network is not part of this package, so values over 0 are refused when training starts."""
+    """Weight of the perceptual loss; its image network is not part of this package, so values over 0 are refused before a run starts."""
     gan_weight: Weight = 0.0
     """Weight of the adversarial loss; 0: no discriminator."""
     gan_last_fraction: Fraction = 0.2
