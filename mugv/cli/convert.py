@@ -22,6 +22,9 @@ def convert(
         list[str] | None, typer.Option("--allow", metavar="NAME", help="Tensor that may be unexpected, or a norm that may be missing.")
     ] = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="Recipe whose size the file must have (default: the file's own).")] = None,
+    negative: Annotated[
+        str | None, typer.Option(help="DiT: what guidance leads away from by default; kept in the folder (default: the empty text).")
+    ] = None,
 ) -> None:
     """Released weights to a checkpoint folder, or back; one tensor in memory at a time."""
     from rich.progress import Progress
@@ -39,6 +42,7 @@ def convert(
             dtype=dtype,  # type: ignore[arg-type]
             allow=tuple(allow or ()),
             recipe=read_recipe(recipe, None) if recipe else None,
+            negative=negative,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
         try:

@@ -28,7 +28,8 @@ def resize_crop(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     scale = max(height / rows, width / columns)
     size = (max(width, round(columns * scale)), max(height, round(rows * scale)))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    top, left = (size[1] - height) // 2, (size[0] - width) // 2
+    # Rounded, as the released pipeline does: of an odd excess half is not a whole pixel.
+    top, left = round((size[1] - height) / 2), round((size[0] - width) / 2)
     scaled = (cv2.resize(frame, size, interpolation=method) for frame in frames)
     return np.stack([frame[top : top + height, left : left + width] for frame in scaled])
 

@@ -26,18 +26,20 @@ class GenerateRequest(BaseModel):
     prompt: str
     image: str | None = None
     """First frame: a PNG or JPEG file as base64 text; None: text to video."""
-    seed: int = 0
-    steps: int = Field(default=25, ge=1)
-    guidance: float = 4.0
+    seed: int = Field(default=0, ge=0)
+    steps: int | None = Field(default=None, ge=1)
+    """None: as the model was evaluated; so is everything else about the sampler."""
+    guidance: float | None = Field(default=None, allow_inf_nan=False)
 
 
 class VideoModel(mlflow.pyfunc.PythonModel):
-    """Artifacts: `checkpoint`, a DiT checkpoint folder, and `vae`, a VAE folder."""
+    """Artifacts: `checkpoint`, a DiT checkpoint folder, `vae`, a VAE folder, and `evaluation`, the evaluation's metrics.json."""
 
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
         from mugv.generation import Generator
 
-        self.generator = Generator.open(Path(context.artifacts["checkpoint"]), Path(context.artifacts["vae"]))
+        found = {name: Path(path) for name, path in context.artifacts.items()}
+        self.generator = Generator.open(found["checkpoint"], found["vae"], evaluated=found.get("evaluation"))
 
     def predict(self, model_input: list[GenerateRequest]) -> list[str]:
         """One MP4 file as base64 text for each request."""
@@ -45,25 +47,19 @@ class VideoModel(mlflow.pyfunc.PythonModel):
 
     def _make(self, request: GenerateRequest) -> str:
         from mugv.generation import Given
-        from mugv.recipe.flow import Sampler
 
         given = Given() if request.image is None else Given(first=picture(base64.b64decode(request.image))[None, None])
-        sampler = Sampler(steps=request.steps, guidance=request.guidance)
+        asked = {"steps": request.steps, "guidance": request.guidance}
+        sampler = self.generator.usage.sampler.model_copy(update={k: v for k, v in asked.items() if v is not None})
         clip = self.generator.generate([request.prompt], seeds=[request.seed], sampler=sampler, given=given)[0]
-        return base64.b64encode(video_bytes(clip, self.generator.fps)).decode()
+        return base64.b64encode(video_bytes(clip, self.generator.file_fps)).decode()
 
 
 def picture(content: bytes) -> np.ndarray:
     """A picture file as uint8 [H, W, 3]. Raises UserError when it is none."""
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from mugv.media.still import read_picture
 
-    from mugv.errors import UserError
-
-    try:
-        return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-    except UnidentifiedImageError:
-        raise UserError("image: not a picture file that can be read; expected PNG or JPEG") from None
+    return read_picture(io.BytesIO(content), "image")[0]
 
 
 def video_bytes(clip: np.ndarray, fps: float) -> bytes:

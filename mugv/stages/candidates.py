@@ -24,11 +24,12 @@ def run(ctx: StageContext) -> dict[str, float]:
     """Inputs: checkpoint, vae, latents. A label file from the recipe is checked against the candidates when it is used."""
     from mugv.generation import Generator
 
-    generator = Generator.open(ctx.inputs["checkpoint"], ctx.inputs["vae"])
+    precision = ctx.recipe.parallel.precision
+    generator = Generator.open(ctx.inputs["checkpoint"], ctx.inputs["vae"], precision=precision, text_precision="fp32")
     prompts = _prompts(ctx)
     names, texts, latents, pixels = _generate(ctx, generator, prompts)
     _write(ctx.out, generator, names, texts, latents)
-    _write_clips(ctx.out / "clips.tar", names, pixels, generator.fps)
+    _write_clips(ctx.out / "clips.tar", names, pixels, generator.file_fps)
     labels = _judge(prompts, names, texts, pixels)
     (ctx.out / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in labels))
     absolute = [x["pass"] for x in labels if x["kind"] == "absolute"]

@@ -34,14 +34,16 @@ def run(ctx: StageContext) -> dict[str, float]:
 
     settings, name = ctx.recipe.evaluate, ctx.recipe.name
     clip_set = ClipSet.open(ctx.inputs["clips"])
-    generator = Generator.open(ctx.inputs["checkpoint"], ctx.inputs["vae"])
+    # The VAE in fp32: its own reconstructions are measured here. Text as the training captions were encoded.
+    precision, folders = ctx.recipe.parallel.precision, (ctx.inputs["checkpoint"], ctx.inputs["vae"])
+    generator = Generator.open(*folders, precision=precision, vae_precision="fp32", text_precision="fp32")
     assessment = assess(clip_set, generator.vae, generator, settings, ctx.progress)
     losses = _validation_losses(ctx, generator)
     metrics = assessment.metrics() | ({"validation_flow_loss": math.fsum(losses.values()) / len(losses)} if losses else {})
     parameters = {"VideoVAE": _parameters(generator.vae), "MUG-DiT": _parameters(generator.model)}
     output.write_metrics(assessment, metrics, ctx.out, settings.sampler, generator.size, generator.frames)
     (ctx.out / FILE).write_text(to_json(_results(ctx, generator, assessment, losses)))
-    sheets = output.write_samples(assessment, ctx.out, generator.fps)
+    sheets = output.write_samples(assessment, ctx.out, generator.file_fps)
     data = ReportData(
         title=f"{name}: evaluation",
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

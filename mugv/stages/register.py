@@ -48,7 +48,7 @@ def _register(ctx: StageContext, environment: RunEnvironment, lineage: dict[str,
     key = lineage["nodes"]["register"]["key"]
     version = next((v for v in registry.versions(name) if v.keys.get("register") == key), None)
     if version is None:
-        artifacts = {"checkpoint": ctx.inputs["checkpoint"], "vae": ctx.inputs["vae"]}
+        artifacts = {name: ctx.inputs[name] for name in ("checkpoint", "vae")} | {"evaluation": ctx.inputs["evaluate"] / "metrics.json"}
         version = log_version(tracking.uri, tracking.experiment, lineage["mlflow_run"], name, artifacts, lineage, metrics, results)
         registry.tag(version, _tags(lineage, metrics))
     champion = registry.before(version)

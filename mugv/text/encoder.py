@@ -10,11 +10,12 @@ from typing import Protocol
 
 import numpy as np
 
+from mugv.precision import Resolved
 from mugv.recipe.models import TextEncoder
 
 
 class Encoder(Protocol):
-    """A frozen text encoder: equal captions give equal embeddings, in any batch and any process."""
+    """A frozen text encoder: equal captions give equal embeddings in any process, and in any batch but for t5's rounding."""
 
     width: int
     max_tokens: int
@@ -28,12 +29,12 @@ class Encoder(Protocol):
         ...
 
 
-def open_encoder(config: TextEncoder) -> Encoder:
-    """The encoder that the recipe names. Raises UserError when its weights cannot be found."""
+def open_encoder(config: TextEncoder, precision: Resolved = "fp32") -> Encoder:
+    """The encoder that the recipe names, t5 with weights of `precision`. Raises UserError when its weights cannot be found."""
     if config.kind == "hashed":
         from mugv.text.hashed import HashedEncoder
 
         return HashedEncoder(config.width, config.max_tokens)
     from mugv.text.t5 import T5Encoder
 
-    return T5Encoder(config.path, config.width, config.max_tokens)
+    return T5Encoder(config.path, config.width, config.max_tokens, precision)

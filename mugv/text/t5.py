@@ -1,11 +1,12 @@
 """The encoder of the published system: a frozen T5 (DeepFloyd/t5-v1_1-xxl, 4096 wide, at most 300 tokens).
 
-`path` is a folder in the transformers layout or the name of a hub repository. Captions are encoded as they are: the
-published data preparation cleans them, and cleaning twice changes them (facts: one owner).
+`path` is a folder in the transformers layout or the name of a hub repository. Captions are encoded as they are, as in the published
+code, which cleans none. What is longer than `max_tokens` is cut, as there; an encoder says so the first time.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,8 @@ import numpy as np
 from mugv.errors import UserError
 
 BATCH = 8
+
+logger = logging.getLogger(__name__)
 
 
 class T5Encoder:
@@ -32,6 +35,7 @@ class T5Encoder:
         if model.config.d_model != width:
             raise UserError(f"text.width: {width} given, but the T5 encoder at {path} is {model.config.d_model} wide")
         self._model = model.to(self.device).eval().requires_grad_(False)
+        self._said = False
 
     def encode(self, captions: Sequence[str]) -> list[np.ndarray]:
         found: list[np.ndarray] = []
@@ -45,6 +49,7 @@ class T5Encoder:
     def _batch(self, captions: list[str]) -> list[np.ndarray]:
         import torch
 
+        self._say_what_is_cut(captions)
         tokens = self._tokenizer(
             captions, max_length=self.max_tokens, truncation=True, padding=True, return_attention_mask=True, return_tensors="pt"
         )
@@ -52,6 +57,16 @@ class T5Encoder:
         with torch.inference_mode():
             hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float().cpu().numpy()
         return [row[: int(length)] for row, length in zip(hidden, mask.sum(dim=1).tolist(), strict=True)]
+
+    def _say_what_is_cut(self, captions: list[str]) -> None:
+        if self._said:
+            return
+        for caption in captions:
+            # Short texts have fewer tokens than characters and their blanks: they need not be counted.
+            if 2 * len(caption) >= self.max_tokens and (count := len(self._tokenizer(caption)["input_ids"])) > self.max_tokens:
+                self._said = True
+                logger.warning("text of %d tokens cut to %d: %s... (later cuts are not named)", count, self.max_tokens, caption[:60])
+                return
 
 
 def _load(path: str, dtype: Any) -> tuple[Any, Any]:

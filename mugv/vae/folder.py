@@ -24,13 +24,19 @@ CONFIG = "config.json"
 def save_vae(vae: VideoVAE, folder: Path) -> None:
     """Write weights, buffers and config; the folder is created."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in vae.state_dict().items()}, folder / WEIGHTS)
+    # Beside its place, then renamed: the network's own tensors may be the pages of the file that is replaced (load_vae).
+    temporary = folder / f".{WEIGHTS}.writing"
+    save_file({name: tensor.contiguous() for name, tensor in vae.state_dict().items()}, temporary)
+    temporary.replace(folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(vae.config.model_dump(mode="json"), indent=2) + "\n")
     digests.write(folder, digests.compute(folder, [WEIGHTS]))
 
 
 def load_vae(folder: Path) -> VideoVAE:
-    """The VideoVAE in `folder`, in evaluation mode. UserError when a file is missing, broken or does not fit the config."""
+    """The VideoVAE in `folder`, in evaluation mode. UserError when a file is missing, broken or does not fit the config.
+
+    Weights that are fp32 in the file are its pages, read when they are needed and never written back: nothing is held twice.
+    """
     folder = Path(folder)
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
@@ -55,8 +61,8 @@ def vae_of(config: VAEModel, state: Mapping[str, Tensor], complaint: str) -> Vid
         raise UserError(
             f"{complaint}: {len(wrong)} of {len(own)} tensors differ: {'; '.join(wrong[:3])}{'; ...' if len(wrong) > 3 else ''}"
         )
-    vae.to_empty(device="cpu").load_state_dict(state)
-    return vae.eval()
+    vae.load_state_dict(state, assign=True)
+    return vae.float().eval()
 
 
 def _difference(name: str, own: Tensor | None, given: Tensor | None) -> str:

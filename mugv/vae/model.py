@@ -32,8 +32,10 @@ SPATIAL_SCALE = 0.18215
 """The SDXL trunk's features are multiplied by this before the temporal net (released code)."""
 START_LOGVAR = -6.0
 """Log-variance of the posterior at the start of training."""
+FRAMES, CHUNKS = 4, 6
+"""Frames that pass the trunk together, and chunks that pass the temporal encoder together: at most as many as in the released code."""
 MAP_BYTES = 128 << 20
-"""Frames pass the trunk together, up to 64, while one of its maps at full resolution (fp32) stays within this."""
+"""Fewer do so where one of the trunk's maps at full resolution, or the chunks' pixels and features, would take more than this (fp32)."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,12 @@ class VideoVAE(nn.Module):
         source = iter(blocks)
         block = next(source, torch.empty(1, 3, 0, 16, 16))
         check_frame_shape(block)
-        still, per_group = frames % CHUNK, max(1, self._frame_batch(block) // (CHUNK * len(block)))
+        still, per_group = frames % CHUNK, self._chunk_batch(block)
         groups = regroup(itertools.chain([block], source), frames, still + CHUNK * (per_group - still), CHUNK * per_group)
         del block
         for number, group in enumerate(groups):
             repeat = CHUNK - 1 if still and number == 0 else 0
-            yield _posterior(tiled(partial(self._encode_group, repeat=repeat), group.to(self.shift.device), PIXELS, 1, tiling))
+            yield _posterior(tiled(partial(self._encode_group, repeat=repeat), group.to(self.shift), PIXELS, 1, tiling))
 
     def _encode_group(self, video: Tensor, repeat: int) -> Tensor:
         """Video of whole chunks but for `repeat` more copies of frame 0 -> moments [B, 2 Cz, K, h, w]."""
@@ -144,6 +146,7 @@ class VideoVAE(nn.Module):
         overlap = self.config.decode_overlap if overlap is None else overlap
         self._check_latents(latents)
         check_window(window, overlap)
+        latents = latents.to(self.shift)
         yield from crossfade(self._decode_windows(latents, window, overlap, tiling, clip), CHUNK * overlap)
 
     def _decode_windows(self, latents: Tensor, window: int, overlap: int, tiling: Tiling | None, clip: bool) -> Iterator[Tensor]:
@@ -163,8 +166,17 @@ class VideoVAE(nn.Module):
 
     def _frame_batch(self, maps: Tensor, scale: int = 1) -> int:
         """How many frames pass the trunk at once, from maps [..., H/scale, W/scale]."""
-        pixels = maps.shape[-2] * maps.shape[-1] * scale**2
-        return min(64, max(1, MAP_BYTES // (4 * self.config.base_channels * max(1, pixels))))
+        return self.trunk_frames(maps.shape[-2] * maps.shape[-1] * scale**2)
+
+    def trunk_frames(self, pixels: int) -> int:
+        """How many frames of so many pixels pass the trunk at once."""
+        return min(FRAMES, max(1, MAP_BYTES // (4 * self.config.base_channels * max(1, pixels))))
+
+    def _chunk_batch(self, video: Tensor) -> int:
+        """How many chunks of a video [B, ..., H, W] pass the temporal encoder at once."""
+        latents = len(video) * (video.shape[-2] // PIXELS) * (video.shape[-1] // PIXELS)
+        values = latents * CHUNK * (self.config.feature_channels + 3 * PIXELS**2)
+        return min(CHUNKS, max(1, MAP_BYTES // (4 * max(1, values))))
 
     def _check_latents(self, latents: Tensor) -> None:
         channels = self.config.latent_channels

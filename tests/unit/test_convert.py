@@ -123,7 +123,13 @@ def test_config_of_a_published_file_has_its_latent_norm_and_size(tmp_path):
     convert(write_release(tmp_path / "dit.pt", released_state(model, 8)), tmp_path / "folder")
     config = json.loads((tmp_path / "folder" / "config.json").read_text())
     assert DiTModel(**config["model"]) == model
-    assert (config["text"]["width"], config["size"], config["frames"], config["fps"]) == (8, [720, 1280], 105, 30.0)
+    assert (config["text"]["width"], config["size"], config["frames"], config["fps"]) == (8, [1280, 720], 105, 30.0), "it stands upright"
+    assert config["usage"] | {"sampler": None} == {
+        "prompt_suffix": " aesthetic score: 6.0.",
+        "negative": None,
+        "file_fps": 20.0,
+        "sampler": None,
+    }
     assert config["latent_norm"]["shift"][9] == 0.3046875
     assert config["latent_norm"]["scale"][23] == 1.5881
 

@@ -49,6 +49,14 @@ def test_a_vae_file_becomes_a_vae_folder_and_comes_back_bit_for_bit(tmp_path, re
     assert all(torch.equal(back[name], expected[name]) for name in expected)
 
 
+def test_constants_of_the_file_are_not_counted_as_parameters(tmp_path, recipe, released):
+    parameters = sum(p.numel() for p in released.parameters())
+    there = convert(tmp_path / "vae.pt", tmp_path / "vae", Options(recipe=load_recipe(recipe, ())))
+    back = convert(tmp_path / "vae", tmp_path / "back.pt")
+    assert there.parameters == back.parameters == parameters
+    assert there.tensors == len(released.state_dict())
+
+
 def test_a_vae_of_another_size_is_refused_with_the_first_tensors(tmp_path, released):
     result = CliRunner().invoke(app, ["convert", str(tmp_path / "vae.pt"), str(tmp_path / "vae")])
     assert result.exit_code == 2

@@ -147,6 +147,15 @@ def test_sampler_flags_reach_the_sampler(networks, tmp_path, asked):
         (["--dynamic-clamp"], "dynamic_clamp: there is no channel 4; the latents have channels 0 to 3"),
         (["--image", "{text}"], "{text}: not a picture that can be read; expected PNG or JPEG"),
         (["--last-image", "no.png"], "--last-image no.png: no such file"),
+        (["-o", "{folder}"], "-o {folder}: is a folder; give the name of a file"),
+        (["-o", "/proc/x/y.mp4"], "-o /proc/x/y.mp4: cannot be written ("),
+        (["-o", "{text}/y.mp4"], "-o {text}/y.mp4: {text} is a file, not a folder"),
+        (["--size", "99984x99984"], "size 99984x99984, 25 frames: needs at least"),
+        (["--guidance", "nan"], "--guidance nan: Input should be a finite number"),
+        (["--guidance", "1e400"], "--guidance inf: Input should be a finite number"),
+        (["--precision", "fp8"], "--precision fp8: must be auto, fp32 or bf16"),
+        (["--text-precision", "half"], "--text-precision half: must be auto, fp32 or bf16"),
+        (["--tile", "small"], "--tile small: expected HEIGHTxWIDTH in pixels, for example 720x1280"),
         (["--continue", "no.mp4"], "--continue no.mp4: no such file"),
         (["--continue", "{text}"], "{text}: not a video that can be read ("),
         (["--image", "{picture}", "--continue", "{video}"], "--image and --continue exclude each other"),
@@ -163,7 +172,13 @@ def test_sampler_flags_reach_the_sampler(networks, tmp_path, asked):
 )
 def test_each_mistake_is_one_line_and_exit_2(networks, tmp_path, arguments, message):
     (tmp_path / "text.txt").write_text("words")
-    files = {"text": tmp_path / "text.txt", "picture": picture(tmp_path / "p.png"), "video": video(tmp_path / "v.mp4", 12)}
+    (tmp_path / "folder.mp4").mkdir()
+    files = {
+        "folder": tmp_path / "folder.mp4",
+        "text": tmp_path / "text.txt",
+        "picture": picture(tmp_path / "p.png"),
+        "video": video(tmp_path / "v.mp4", 12),
+    }
     given = [a.format(**files) for a in arguments]
     code, _, err = mugv(*networks, *([] if "-o" in given else ["-o", tmp_path / "out.mp4"]), *given)
     assert code == 2

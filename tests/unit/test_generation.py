@@ -10,6 +10,7 @@ from mugv.dit.rope import rope_table
 from mugv.errors import UserError
 from mugv.flow.sampler import timetable
 from mugv.generation import Generator, Given
+from mugv.generation.seeds import noise_of
 from mugv.recipe.schema import Sampler
 from mugv.training.flow_data import stage_ratio
 
@@ -186,6 +187,32 @@ def test_i2_seed_0_is_a_seed_of_its_own(generator):
     clips = {seed: generator.sample(["a circle"], [seed], frames=9, sampler=QUICK) for seed in (0, 42)}
     assert not torch.equal(clips[0], clips[42])
     assert torch.equal(clips[0], generator.sample(["a circle"], [0], frames=9, sampler=QUICK))
+
+
+def test_all_64_bits_of_a_seed_count(generator):
+    """torch's generator takes the low 32: 0 and 2**32 gave the same clip, and so did many others."""
+    seeds = [0, 1, 2**32, 2**32 + 1, 2**63, 2**63 - 1, 2**64 - 1, 2**64 - 2**32]
+    noises = [noise_of(seed, (8,)) for seed in seeds]
+    assert len({tuple(noise.tolist()) for noise in noises}) == len(seeds)
+    assert all(torch.equal(noise, noise_of(seed, (8,))) for seed, noise in zip(seeds, noises, strict=True))
+    assert torch.equal(noises[1], torch.randn(8, generator=torch.Generator().manual_seed(1))), "small seeds are torch's own"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 2**70, 1.5, True])
+def test_other_seeds_are_refused_in_one_line(generator, seed):
+    with pytest.raises(UserError, match=rf"^seed {seed}: must be a whole number from 0 to 18446744073709551615$"):
+        generator.sample(["a"], [seed], frames=9, sampler=QUICK)
+
+
+def test_no_prompt_makes_no_clip(generator):
+    assert generator.generate([]).shape == (0, 25, 32, 48, 3)
+    assert generator.generate([], size=(48, 32), frames=9, seeds=[]).shape == (0, 9, 48, 32, 3)
+
+
+def test_a_clip_that_no_memory_holds_is_refused_before_it_is_begun(generator):
+    message = r"^size 99984x99984, 25 frames: needs at least [\d.e+]+ GB of memory, [\d.e+]+ GB are free; ask for a smaller size"
+    with pytest.raises(UserError, match=message):
+        generator.generate(["a"], size=(99984, 99984))
 
 
 def test_i15_a_clip_does_not_depend_on_its_neighbours(generator):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mugv import digests
 from mugv.dit import release
+from mugv.dit.usage import PUBLISHED, Usage
 from mugv.errors import UserError
 from mugv.recipe.models import DiTModel, TextEncoder
 from mugv.recipe.schema import Flow, Recipe
@@ -36,7 +37,7 @@ def file_to_folder(source: Path, state: LazyState, target: Path, options: Option
         rule = by_name[name]
         return release.to_ours(rule, tensor_of(state, rule.released, rule.released_shape), model.heads)
 
-    description = describe(model, text_width, options.recipe) | {"source": source.name, "exceptions": exceptions}
+    description = describe(model, text_width, options) | {"source": source.name, "exceptions": exceptions}
 
     def write(path: Path, ready: LazyState) -> None:
         write_distributed(path / "model", ready, {})
@@ -86,11 +87,16 @@ def size_in_folder(folder: Path) -> tuple[DiTModel, int]:
     return model.model_copy(update={"hidden": model.hidden // divisor, "heads": model.heads // divisor}), width
 
 
-def describe(model: DiTModel, text_width: int, recipe: Recipe | None) -> dict[str, Any]:
-    """config.json of a converted file: the recipe's settings, or the published ones (facts 3.2c, 9.1)."""
+def describe(model: DiTModel, text_width: int, options: Options) -> dict[str, Any]:
+    """config.json of a converted file: the recipe's settings, or those of the published script (facts 3.2c, 9.1).
+
+    Its default picture stands upright: 1280 rows of 720 pixels. Its network is told 30 frames a second, its files play at 20.
+    """
+    recipe = options.recipe
     stage = (recipe.sft or recipe.pretrain[-1]) if recipe else None
     text = recipe.text if recipe else TextEncoder(kind="t5" if text_width == TextEncoder().width else "hashed", width=text_width)
     published = model.latent_channels == len(RELEASED_SHIFT)
+    usage = (Usage() if recipe else PUBLISHED).model_copy(update={"negative": options.negative})
     return {
         "model": model.model_dump(),
         "width_divisor": 1,
@@ -99,8 +105,9 @@ def describe(model: DiTModel, text_width: int, recipe: Recipe | None) -> dict[st
             "shift": RELEASED_SHIFT if published else (0.0,) * model.latent_channels,
             "scale": RELEASED_SCALE if published else (1.0,) * model.latent_channels,
         },
-        "size": stage.size if stage else (720, 1280),
+        "size": stage.size if stage else (1280, 720),
         "frames": stage.frames if stage else 105,
         "fps": recipe.curation.clip.fps if recipe else 30.0,
         "flow": (stage.flow if stage else Flow()).model_dump(),
+        "usage": usage.model_dump(),
     }

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,11 +31,13 @@ Writer = Callable[[Path, LazyState], None]
 @dataclass(frozen=True)
 class Options:
     """dtype: what tensors become (unset: they stay as they are). allow: names that may be unexpected (left out) or, for norms,
-    missing (then they are the identity). recipe: the size and the settings that a released file must fit."""
+    missing (then they are the identity). recipe: the size and the settings that a released file must fit. negative: what guidance
+    leads away from by default, which a DiT's folder then carries."""
 
     dtype: Literal["bf16", "fp16", "fp32"] | None = None
     allow: tuple[str, ...] = ()
     recipe: Recipe | None = None
+    negative: str | None = None
     progress: Progress | None = None
 
 
@@ -51,8 +53,10 @@ class Report:
     exceptions: dict[str, str] = field(default_factory=dict)
 
 
-def publish(target: Path, state: LazyState, exceptions: dict[str, str], options: Options, write: Writer) -> Report:
-    """Write the tensors to `target` in two phases; the report."""
+def publish(
+    target: Path, state: LazyState, exceptions: dict[str, str], options: Options, write: Writer, buffers: Collection[str] = ()
+) -> Report:
+    """Write the tensors to `target` in two phases; the report, which counts `buffers` as tensors but not as parameters."""
     began, done = time.perf_counter(), 0
     ready = state.cast(DTYPES[options.dtype]) if options.dtype else state
 
@@ -64,7 +68,7 @@ def publish(target: Path, state: LazyState, exceptions: dict[str, str], options:
 
     with _published(target, ready.nbytes) as temporary:
         write(temporary, ready.watched(seen))
-    parameters = sum(torch.Size(shape).numel() for shape in ready.shapes.values())
+    parameters = sum(torch.Size(shape).numel() for name, shape in ready.shapes.items() if name not in buffers)
     return Report(target, len(ready), parameters, ready.nbytes, time.perf_counter() - began, exceptions)
 
 

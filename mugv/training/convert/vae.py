@@ -18,6 +18,9 @@ from mugv.training.convert.target import Options, Report, dtype_of, exceptions_o
 from mugv.vae import VideoVAE
 from mugv.vae.folder import CONFIG, WEIGHTS
 
+BUFFERS = ("shift", "scale")
+"""Tensors of the file that are constants, not parameters."""
+
 
 def is_vae(state: LazyState) -> bool:
     """Whether a file's tensors are a VideoVAE's."""
@@ -39,7 +42,7 @@ def file_to_folder(source: Path, state: LazyState, target: Path, options: Option
         digests.write(path, digests.compute(path, [WEIGHTS]))
 
     checked, exceptions = _checked(source, state, config, options)
-    return publish(target, checked, exceptions, options, write)
+    return publish(target, checked, exceptions, options, write, BUFFERS)
 
 
 def folder_to_file(source: Path, target: Path, options: Options) -> Report:
@@ -50,7 +53,7 @@ def folder_to_file(source: Path, target: Path, options: Options) -> Report:
         raise UserError(f"{source / CONFIG}: not the size of a VAE: {str(error).splitlines()[0]}") from None
     digests.check(source)
     checked, exceptions = _checked(source, open_file(source / WEIGHTS), config, options)
-    return publish(target, checked, exceptions, options, partial(write_file, suffix=target.suffix))
+    return publish(target, checked, exceptions, options, partial(write_file, suffix=target.suffix), BUFFERS)
 
 
 def _checked(source: Path, state: LazyState, config: VAEModel, options: Options) -> tuple[LazyState, dict[str, str]]:
