@@ -44,6 +44,7 @@ def train(ctx: StageContext) -> dict[str, float]:
         process_groups.start(ctx.recipe.parallel.world)
     settings = ctx.recipe.vae.train
     clips = ClipSet.open(ctx.inputs["clips"])
+    skipped: dict[str, float] = {}
     if ctx.recipe.weights.vae:
         vae = _given(ctx)
     else:
@@ -54,7 +55,8 @@ def train(ctx: StageContext) -> dict[str, float]:
         task = VAETask(vae, settings, footage, ctx.recipe.seed, [row.clip_id for row in rows])
         fit(task, ctx.work / "train", task.steps, settings.save_every, ctx.progress)
         publish_curve(ctx.work / "train", ctx.out)
-    metrics = {"parameters": float(count_parameters(ctx.recipe.vae.model)), **_measure(ctx, vae, clips)}
+        skipped = {"skipped_steps": float(task.guard.skipped)} if task.guard.skipped else {}
+    metrics = {**skipped, "parameters": float(count_parameters(ctx.recipe.vae.model)), **_measure(ctx, vae, clips)}
     if is_main():
         save_vae(vae, ctx.out)
         trained = {"precision": resolve(settings.precision, here(), autocast=True), "machine": machine()}
