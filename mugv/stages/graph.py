@@ -181,10 +181,17 @@ def made_of(node: Node, recipe: Recipe) -> dict[str, Any]:
 def _content(node: Node, tree: Any) -> dict[str, Any]:
     return {
         "stage": node.stage,
-        "parts": {path: _value(tree, path) for path in node.parts},
+        "parts": {path: _deciding(_value(tree, path)) for path in node.parts},
         "files": {path: _file_digest(path, _value(tree, path)) for path in node.files},
         "code": code_digest(node.code),
     }
+
+
+def _deciding(part: Any) -> Any:
+    """Without `guard`: what a stage may skip changes no step that was taken, and a stage that ended goes on where it was allowed more."""
+    if isinstance(part, dict):
+        return {key: _deciding(value) for key, value in part.items() if key != "guard"}
+    return [_deciding(value) for value in part] if isinstance(part, list) else part
 
 
 def _inputs(node: Node, of: dict[str, str]) -> dict[str, str]:

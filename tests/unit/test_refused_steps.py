@@ -11,6 +11,7 @@ from mugv.errors import UserError
 from mugv.guard import HISTORY, Guard, RefusedStepError
 from mugv.recipe.optimizer import Guard as Settings
 from mugv.recipe.schema import MuonSettings, Optimizer, Parallel
+from mugv.stages.graph import node_keys
 from mugv.training.engine import all_parameters
 from mugv.training.loop import checkpoints, fit
 from mugv.training.metrics_log import MetricsLog
@@ -153,3 +154,12 @@ def test_no_training_clip_is_said_in_a_sentence(tmp_path):
 def test_a_warm_up_that_never_reaches_the_peak_is_refused(tmp_path, key):
     with pytest.raises(UserError, match=r"warmup_steps 40 .*must be fewer than the 40 steps"):
         small_recipe(tmp_path, f"{key}.optimizer.warmup_steps=40", f"{key}.steps=40")
+
+
+def test_a_stage_that_may_skip_more_goes_on_where_it_ended(tmp_path):
+    """Its work folder is named by the key: another key would begin the training anew."""
+    keys = node_keys(small_recipe(tmp_path), "")
+    guard = "guard={skips: 3, explosion: 10}"
+    allowed = node_keys(small_recipe(tmp_path, f"pretrain.0.optimizer.{guard}", f"sft.optimizer.{guard}", f"vae.train.{guard}"), "")
+    assert allowed == keys
+    assert node_keys(small_recipe(tmp_path, "pretrain.0.optimizer.learning_rate=0.2"), "")["pretrain-0"] != keys["pretrain-0"]
