@@ -155,7 +155,7 @@ def _start_record(
         status="running",
         recipe_digest=digest(recipe),
         data_digest=data_digest,
-        videos=recipe.data.videos,
+        videos=redact(recipe.data.videos) if recipe.data.videos else None,
         keys=keys,
         git=git_state(),
         store=environment.store,

@@ -5,7 +5,6 @@ KFP's own talk and the stages' output go to `runs/<run>/kfp.log`; what people se
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import signal
@@ -14,7 +13,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -148,16 +147,14 @@ def _failure(record: RunRecord, log: RunLog, error: Exception) -> Exception:
 @contextmanager
 def _temporary_folder() -> Iterator[str]:
     """A folder for kfp, with room for the programs that its tasks write there."""
-    place = tempfile.gettempdir()
-    try:
-        with tempfile.TemporaryDirectory(prefix="kfp-") as scratch:
+    with ExitStack() as stack:
+        try:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="kfp-"))
             (Path(scratch) / "probe").write_bytes(bytes(PROGRAM_BYTES))
-            (Path(scratch) / "probe").unlink()
-            yield scratch
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES) or not str(error.filename or "").startswith(place):
-            raise
-        raise StoreError(f"temporary folder {place}: {os.strerror(error.errno)}; {_TEMPORARY}") from error
+        except OSError as error:
+            raise StoreError(f"temporary folder {tempfile.gettempdir()}: {error.strerror}; {_TEMPORARY}") from error
+        (Path(scratch) / "probe").unlink()
+        yield scratch
 
 
 def measure(record: RunRecord, wall: float) -> Overhead:

@@ -48,11 +48,20 @@ class VideoModel(mlflow.pyfunc.PythonModel):
     def _make(self, request: GenerateRequest) -> str:
         from mugv.generation import Given
 
-        given = Given() if request.image is None else Given(first=picture(base64.b64decode(request.image))[None, None])
+        given = Given() if request.image is None else Given(first=picture(_decoded(request.image))[None, None])
         asked = {"steps": request.steps, "guidance": request.guidance}
         sampler = self.generator.usage.sampler.model_copy(update={k: v for k, v in asked.items() if v is not None})
         clip = self.generator.generate([request.prompt], seeds=[request.seed], sampler=sampler, given=given)[0]
         return base64.b64encode(video_bytes(clip, self.generator.file_fps)).decode()
+
+
+def _decoded(text: str) -> bytes:
+    from mugv.errors import UserError
+
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise UserError("image: not base64; expected a PNG or JPEG file as base64 text") from None
 
 
 def picture(content: bytes) -> np.ndarray:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from mugv.recipe.models import ModelPart as Part
 from mugv.recipe.models import Positive
+from mugv.redact import has_secrets
 
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -167,7 +168,7 @@ class Captioning(Part):
     kind: Literal["sidecar", "endpoint", "transformers"] = "sidecar"
     """sidecar: captions.jsonl alone; endpoint: an OpenAI-compatible server; transformers: a model in the process."""
     url: str | None = None
-    """endpoint: base address of an OpenAI-compatible server, such as http://vllm:8000/v1."""
+    """endpoint: base address of an OpenAI-compatible server, such as http://vllm:8000/v1; keys go into `key_variable`'s variable."""
     model: str | None = None
     """endpoint: name of the model; transformers: folder or hub name."""
     key_variable: str = "MUGV_CAPTION_KEY"
@@ -205,6 +206,11 @@ class Captioning(Part):
             raise ValueError(f"kind {self.kind} needs model: {'its name at the endpoint' if self.kind == 'endpoint' else 'a folder'}")
         if self.kind == "endpoint" and not self.url:
             raise ValueError("kind endpoint needs url: the base address of an OpenAI-compatible server, such as http://vllm:8000/v1")
+        if self.url is not None and has_secrets(self.url):
+            raise ValueError(
+                "url must not hold a user, a password or a token: a recipe goes into records, MLflow and compiled pipelines; "
+                f"set the environment variable {self.key_variable}, which key_variable names"
+            )
         if self.url is not None and not self.url.startswith(("http://", "https://")):
             raise ValueError(f"url {self.url!r} must begin with http:// or https://, such as http://vllm:8000/v1")
         if self.minimum_words > self.maximum_words:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mugv.errors import StoreError, UserError
 from mugv.recipe import digest
+from mugv.redact import redact
 from mugv.stages.base import StageContext
 from mugv.stages.execute import RunEnvironment, output_prefix
 from mugv.stages.graph import build_graph, node_keys
@@ -102,7 +103,11 @@ def describe_lineage(ctx: StageContext, environment: RunEnvironment) -> dict[str
         "mlflow_run": environment.parent,
         "git": git_state(),
         "recipe": {"name": recipe.name, "digest": digest(recipe)},
-        "data": {"videos": recipe.data.videos, "digest": data_digest, "dvc_revision": recipe.data.dvc_revision},
+        "data": {
+            "videos": redact(recipe.data.videos) if recipe.data.videos else None,
+            "digest": data_digest,
+            "dvc_revision": recipe.data.dvc_revision,
+        },
         "nodes": nodes,
     }
 

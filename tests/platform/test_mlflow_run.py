@@ -280,9 +280,10 @@ def start_server(place: Workplace, port: int) -> subprocess.Popen[bytes]:
 def test_metrics_of_an_outage_are_kept_and_sent_by_the_next_run(
     place: Workplace, port: int, late_server: list[subprocess.Popen[bytes]]
 ) -> None:
-    uri = f"http://127.0.0.1:{port}"
+    uri = f"http://user:hunter2@127.0.0.1:{port}"
     code, out, err = place.run(*FAILING, MLFLOW_TRACKING_URI=uri)
     assert code == 2
+    assert "hunter2" not in out + err
     assert re.search(r"error: MLflow http://\S+: the version cannot be registered .* run again when it answers", err)
     assert "metrics are kept and sent later" in out
     assert "is kept in" in out
@@ -297,3 +298,32 @@ def test_metrics_of_an_outage_are_kept_and_sent_by_the_next_run(
     client = Tracking(uri).client
     assert [m.step for m in client.get_metric_history(sent["run_id"], "loss")] == [0, 1, 2, 3, 4]
     assert client.get_run(sent["run_id"]).info.status == "FINISHED"
+    assert [p for p in place.folder.rglob("*") if p.is_file() and b"hunter2" in p.read_bytes()] == []
+
+
+def test_stop_before_the_first_stage_is_one_line_and_a_record(finished: Workplace, tmp_path: Path) -> None:
+    place = Workplace(tmp_path)
+    shutil.copy(finished.folder / "recipe.yaml", tmp_path)
+    process = place.start("run", "--recipe", "recipe.yaml")
+    wait_for(lambda: list(place.state.glob(".mlflow.db.making-*/mlflow.db")))
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "error: stopped; what is finished is kept, and the next `mugv run` goes on from there\n")
+    assert "MLflow's database" in out
+    assert (place.last().read()["status"], place.last().stages()) == ("interrupted", [])
+    assert not (place.state / "mlflow.db").exists()
+
+
+def test_kill_in_the_first_seconds_costs_no_later_run_its_tracking(finished: Workplace, tmp_path: Path) -> None:
+    place = Workplace(tmp_path)
+    shutil.copy(finished.folder / "recipe.yaml", tmp_path)
+    shutil.copytree(finished.state / "store", place.state / "store")
+    for _ in range(2):
+        process = place.start("run", "--recipe", "recipe.yaml")
+        wait_for(lambda: list(place.state.glob(".mlflow.db.making-*/mlflow.db")))
+        process.kill()
+        process.communicate()
+    code, out, err = place.run()
+    assert (code, err) == (0, "")
+    assert place.last().read()["tracked"] is True
+    assert "registered again" in out

@@ -1,17 +1,26 @@
 """What a failed pipeline tells the user: the most telling account there is, in one line."""
 
+import errno
+import json
+import os
+import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from torch.distributed.checkpoint import CheckpointException
 
-from mugv.errors import UserError
-from mugv.platform.local import RunLog, StageFailedError, _failure, measure
+from mugv.errors import StoreError, UserError
+from mugv.platform.local import RunLog, StageFailedError, _failure, _temporary_folder, measure
 from mugv.platform.lock import state_lock
+from mugv.platform.processes import RUNNER, alive
 from mugv.platform.records import ERROR_MARK, RunRecord
 from mugv.platform.tracking import mark_dead
+from mugv.stages import worker
+from mugv.stages.dit_common import _failure as _rank_failure
 
 
 @pytest.fixture
@@ -95,3 +104,89 @@ def test_lock_ends_with_its_process_however_it_ends(tmp_path: Path) -> None:
     child.wait()
     with state_lock(tmp_path):
         assert int((tmp_path / "lock").read_text()) > 0
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("ValueError: shapes differ", "ValueError: shapes differ; see "),
+        (
+            "sh: 1: cannot create /tmp/x/program.py: No space left on device",
+            "No space left on device; free some space there, or set TMPDIR",
+        ),
+        ("mugv.store.X.OddError: what\nInner task failed: 'a' inside 'b'.", "mugv.store.X.OddError: what; see "),
+    ],
+)
+def test_a_failed_task_is_told_in_its_own_words(record: RunRecord, line: str, told: str) -> None:
+    assert told in str(explain(record, "Traceback (most recent call last):", *line.split("\n")))
+
+
+def test_full_temporary_folder_is_named_before_a_task_fails_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(tmp_path)], capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        with pytest.raises(StoreError, match=rf"temporary folder {tmp_path}: No space left on device; .* set TMPDIR"), _temporary_folder():
+            pass
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300, "file/a/b"])
+def test_state_that_cannot_be_a_folder_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="give another one with --state"), state_lock(tmp_path / name):
+        pass
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_lock_file_of_another_program_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_bytes(b"\xff\xfe")
+    with state_lock(tmp_path):
+        assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_process_ends_with_the_one_that_it_works_for(tmp_path: Path) -> None:
+    program = "import time, mugv.platform.processes as p\np.end_with_runner()\nprint('on', flush=True)\ntime.sleep(60)"
+    runner = subprocess.Popen(["sleep", "60"])
+    env = {**os.environ, RUNNER: str(runner.pid)}
+    child = subprocess.Popen([sys.executable, "-c", program], env=env, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"on\n"
+    assert alive(runner.pid)
+    # Nobody waits for it: it is a zombie from now on.
+    runner.kill()
+    assert child.wait(10) == -signal.SIGTERM
+    assert not alive(runner.pid)
+    runner.wait()
+    assert not alive(runner.pid)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "text"),
+    [
+        (UserError("labels.jsonl line 3: not JSON"), UserError, "labels.jsonl line 3: not JSON"),
+        (OSError(errno.ENOSPC, "No space left on device", "/w/c.pt"), UserError, "/w/c.pt: No space left on device; free some space"),
+        (
+            CheckpointException("write", {1: (RuntimeError("basic_ios::clear: iostream error"), None)}),
+            UserError,
+            "could not be written whole",
+        ),
+        (IndexError("list index out of range"), RuntimeError, "IndexError: list index out of range"),
+    ],
+)
+def test_what_ends_a_rank_reaches_the_process_that_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException, kind: type[Exception], text: str
+) -> None:
+    def fails(spec: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(worker, "_train", fails)
+    (tmp_path / "spec.json").write_text(json.dumps({"work": str(tmp_path)}))
+    for _ in range(2):
+        with pytest.raises(type(raised)):
+            worker.main(str(tmp_path / "spec.json"))
+        raised = ConnectionError("a process of the group is gone")
+    told = _rank_failure(SimpleNamespace(work=tmp_path, node="sft"), 1)  # type: ignore[arg-type]
+    assert type(told) is kind
+    assert text in str(told)

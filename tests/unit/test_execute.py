@@ -6,18 +6,23 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from recipes import small_recipe
+from torch.distributed.checkpoint import CheckpointException
 
 from mugv.errors import StoreError, UserError
 from mugv.recipe import Recipe, recipe_to_json
 from mugv.stages.base import StageContext
 from mugv.stages.execute import RunEnvironment, component_main, run_node
+from mugv.stages.graph import node_keys
 from mugv.store.base import Ref
+from mugv.store.directory import _signature
+from mugv.store.manifest import Manifest
 
 STAGE = "mugv.stages.sample_footage"
 
@@ -116,8 +121,6 @@ def test_defect_in_a_stage_keeps_its_traceback(environment: RunEnvironment, reci
 
 def test_output_that_nothing_will_read_is_not_made(environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, write_one, "mugv.stages.scan")
-    from mugv.stages.graph import node_keys
-
     empty = environment.state / "empty"
     empty.mkdir(parents=True)
     keys = node_keys(recipe, "")
@@ -203,3 +206,60 @@ def test_terminated_stage_leaves_its_work_for_the_next_run(environment: RunEnvir
     record = environment.record().stage("footage")
     assert record["status"] == "interrupted"
     assert (Path(record["work"]) / "half").is_file()
+
+
+def test_failure_before_a_stage_begins_is_recorded_too(
+    environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "MUGV_S3_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError):
+        run_node("footage", recipe, {}, replace(environment, store="s3://bucket/x"))
+    record = environment.record().stage("footage")
+    assert (record["status"], record["user_error"]) == ("failed", True)
+    assert "no keys; set MUGV_S3_ACCESS_KEY" in record["error"]
+
+
+def test_torch_that_cannot_write_a_checkpoint_is_the_line_of_a_full_disk(
+    environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def writes(ctx: StageContext) -> dict[str, float]:
+        raise CheckpointException("write", {0: (RuntimeError("basic_ios::clear: iostream error"), None)})
+
+    install(monkeypatch, writes)
+    with pytest.raises(StoreError, match=r"could not be written whole .disk full, or over a quota.; free some space and run again"):
+        run_node("footage", recipe, {}, environment)
+    assert environment.record().stage("footage")["user_error"] is True
+
+
+def test_weights_that_rotted_in_the_store_are_seen_when_a_stage_reads_them(
+    environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = environment.state / "vae"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"a" * 100)
+    (environment.state / "clips").mkdir()
+    keys, store = node_keys(recipe, ""), environment.open_store()
+    refs = {"clips": store.publish(environment.state / "clips", f"curate/{keys['curate']}", keys["curate"])}
+    refs["vae"] = store.publish(folder, f"train_vae/{keys['train_vae']}", keys["train_vae"])
+    file = store.fetch(refs["vae"]) / "model.safetensors"
+    file.chmod(0o644)
+    file.write_bytes(b"b" * 100)
+    # As a failing disk does it: no time changes, so the store's own mark still fits.
+    manifest = Manifest.parse((file.parent / "manifest.json").read_bytes())
+    (environment.state / "store" / ".checked" / keys["train_vae"]).write_text(_signature(file.parent, manifest))
+    install(monkeypatch, lambda ctx: pytest.fail("the stage read it"), "mugv.stages.encode")
+    with pytest.raises(StoreError, match=r"model\.safetensors: damaged since it was published"):
+        run_node("encode", recipe, refs, environment)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"uri": 1, "key": "k", "digest": "d"}', '{"uri": "u"}'])
+def test_damaged_manifest_of_an_earlier_task_is_one_line(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str], text: str
+) -> None:
+    monkeypatch.setenv("MUGV_STATE", str(tmp_path / "state"))
+    (tmp_path / "footage").write_text(text)
+    with pytest.raises(SystemExit) as caught:
+        component_main("scan", 0, recipe_to_json(recipe), {"footage": str(tmp_path / "footage")}, str(tmp_path / "scan"))
+    assert caught.value.code == 2
+    assert "is not the manifest of an earlier task's output; run again\n" in capfd.readouterr().out
