@@ -138,5 +138,5 @@ class TextEncoder(ModelPart):
     """t5: folder in the transformers layout, or hub name."""
     width: Positive = 4096
     """Width of a text token; for t5 that of its weights."""
-    max_tokens: Positive = 300
-    """Longest caption, tokens; the rest is cut."""
+    max_tokens: Annotated[int, Field(ge=2)] = 300
+    """Longest caption, tokens, its end token among them; the rest is cut."""

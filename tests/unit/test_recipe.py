@@ -157,7 +157,7 @@ def test_a_file_from_windows_is_read(tmp_path):
 
 def test_a_change_does_not_reach_what_an_alias_shares(tmp_path):
     tree = yaml.safe_load(TINY.read_text())
-    tree["sft"]["optimizer"] = tree["pretrain"][0]["optimizer"]
+    tree["sft"] |= {"optimizer": tree["pretrain"][0]["optimizer"], "steps": 100}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree))
     recipe = load_recipe(tmp_path / "r.yaml", ["sft.optimizer.learning_rate=0.5"])
     assert recipe.sft.optimizer.learning_rate == 0.5

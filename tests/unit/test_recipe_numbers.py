@@ -101,6 +101,7 @@ def test_a_negative_number_is_refused_by_every_key_that_does_not_mean_it() -> No
         ("VAEPhase.learning_rate", 0, 1e-9),
         ("LoRA.alpha", 0, 1),
         ("Recipe.seed", 2**53 + 1, 2**53),
+        ("TextEncoder.max_tokens", 1, 2),
         ("ClipFormat.fps", 0, 0.1),
         ("ClipFormat.fps", 1001, 240),
         ("ClipFormat.frames", 80_001, 129),

@@ -1,6 +1,7 @@
 """The gate, the champion and its history, on a real MLflow database with small registered versions."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -218,7 +219,7 @@ def test_model_without_a_champion_is_no_error(tracking: Tracking, three_versions
     assert three_versions.champion("never-registered") is None
 
 
-def run_register(tracking: Tracking, folder: Path, monkeypatch: pytest.MonkeyPatch, right: int, *changes: str, times: int = 1) -> dict:
+def run_register(tracking: Tracking, folder: Path, monkeypatch: pytest.MonkeyPatch, right: float, *changes: str, times: int = 1) -> dict:
     """The register stage's output, for an evaluation with `right` of 40 prompts right."""
     from mugv.stages import register
     from mugv.stages.base import StageContext
@@ -234,7 +235,8 @@ def run_register(tracking: Tracking, folder: Path, monkeypatch: pytest.MonkeyPat
     for each in inputs.values():
         each.mkdir()
         (each / "metrics.json").write_text(json.dumps({"t2v_seen_all": right / 40, "judge_reason": ""}))
-    (inputs["evaluate"] / FILE).write_text(to_json(results(right)))
+    if math.isfinite(right):
+        (inputs["evaluate"] / FILE).write_text(to_json(results(int(right))))
     refs = {name: Ref("file:///x", "k", "d") for name in inputs}
     for attempt in range(times):
         out = folder / f"attempt{attempt}"
@@ -255,6 +257,15 @@ def test_a_version_keeps_its_results_by_prompt_and_the_next_is_compared_with_the
     assert "8 of 40 common prompts better, 0 worse; significantly better than champion 1" in said[2]["reasons"][0]
     registry = Registry(tracking.uri)
     assert registry.results(registry.resolve("models:/paired@champion")) == results(38)
+
+
+def test_a_model_whose_loss_is_no_number_is_registered_and_held_back(
+    tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gate asked for the VAE alone, and a DiT of nan became champion."""
+    said = run_register(tracking, tmp_path / "run", monkeypatch, float("nan"), "register.model=nan", "register.gate.compare=null")
+    assert (said["version"], said["champion"], said["reasons"]) == ("1", False, ["t2v_seen_all is nan: no finite number"])
+    assert Registry(tracking.uri).champion("nan") is None
 
 
 def test_register_stage_does_not_register_twice_after_a_kill(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
