@@ -196,11 +196,16 @@ def read_recipe(recipe: Path | None, changes: list[str] | None, videos: str | No
         if "://" not in captions and not Path(captions).is_file():
             raise UserError(f"--captions {captions}: no such file; give a captions.jsonl")
         given.append(("data.captions", _absolute(captions)))
-    return load_recipe(recipe or (DEFAULT_RECIPE if videos is None else FOOTAGE_RECIPE), given)
+    made = load_recipe(recipe or (DEFAULT_RECIPE if videos is None else FOOTAGE_RECIPE), given)
+    if captions is not None and made.data.videos is None:
+        raise UserError(f"--captions {captions}: there are no videos that it could be about; give them with --videos")
+    return made
 
 
 def _videos(given: str) -> str:
     path = Path(given)
+    if not given.strip():
+        raise UserError("--videos: empty; give the folder that holds the video files")
     if "://" not in given and not path.is_dir() and not (path.is_file() and path.suffix == ".parquet"):
         others = "a .parquet list of URIs, or s3://bucket/prefix"
         raise UserError(f"--videos {given}: not a folder; give the folder that holds the video files, {others}")
