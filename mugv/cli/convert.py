@@ -36,7 +36,7 @@ def convert(
         raise UserError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}")
     check_output("TARGET", target)
     console = open_console(progress=True)
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"writing {target.name}", total=None)
         options = Options(
             dtype=dtype,  # type: ignore[arg-type]

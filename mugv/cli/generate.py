@@ -244,7 +244,9 @@ def _folder(uri: str, state: Path | None) -> Path:
     from mugv.cli.common import state_folder
     from mugv.store import open_store
 
-    root, stage, key = uri.rstrip("/").rsplit("/", 2)
+    root, stage, key = ["", "", *uri.rstrip("/").rsplit("/", 2)][-3:]
+    if not (root and stage and key):
+        raise UserError(f"{uri}: names no output; `mugv show` lists the outputs of a run")
     store = open_store(root, state_folder(state) / "cache")
     found: Ref | None = store.find(f"{stage}/{key}")
     if found is None:
