@@ -24,7 +24,7 @@ from mugv.media.clock import Clock
 from mugv.media.interlace import Deinterlacer
 from mugv.media.orientation import Box
 from mugv.media.picture import Converter, Decoded, Picture, Pixels
-from mugv.media.probe import Source, UnreadableVideoError, VideoInfo, describe, open_container, reason, video_stream
+from mugv.media.probe import Source, UnreadableVideoError, VideoInfo, describe, open_container, packets, reason, video_stream
 from mugv.media.resize import fit_short_side
 from mugv.media.signal import refusal
 from mugv.media.track import Track
@@ -197,7 +197,7 @@ class VideoReader:
     def _pictures(self, container: InputContainer, stream: VideoStream, track: Track) -> Iterator[av.VideoFrame]:
         begun = time.perf_counter()
         try:
-            for packet in container.demux():
+            for packet in packets(container):
                 if packet.stream.index != stream.index:
                     self._reach(packet)
                     continue

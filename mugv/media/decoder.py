@@ -210,9 +210,8 @@ class _Server:
             error = ("no video", str(problem))
         except UnreadableVideoError as problem:
             error = ("unreadable", str(problem))
-        except (EOFError, OSError):
-            raise
         except Exception as problem:
+            # When it is the pipe that broke, the message below ends the process.
             error = ("failed", f"{type(problem).__name__}: {problem}")
         self.slots.take_back(self.unsent)
         self.unsent.clear()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
 import av
 from av.container import InputContainer
-from av.stream import Disposition
+from av.packet import Packet
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from mugv.media.formats import FORMATS
@@ -170,22 +172,30 @@ def _clock_time(text: str) -> float:
         hours, minutes, seconds = (float(part) for part in parts)
     except ValueError:
         return 0.0
-    return 3600 * hours + 60 * minutes + seconds
+    total = 3600 * hours + 60 * minutes + seconds
+    # float() also reads nan and inf.
+    return total if 0 < total < math.inf else 0.0
 
 
 def _measured(source: Source, index: int) -> tuple[float, int]:
     """Seconds of a stream without its jumps, and bits a second: its packets are read, not decoded."""
     seconds, size, last = 0.0, 0, None
-    with open_container(source) as container:
+    with open_container(source) as container, suppress(av.error.FFmpegError):
         stream = container.streams[index]
         base = float(stream.time_base or 0)
-        for packet in container.demux(stream):
+        for packet in packets(container, stream):
             size += packet.size
             if packet.dts is not None:
                 step = (packet.dts - last) * base if last is not None else 0.0
                 seconds += step if 0 < step <= JUMP else 0.0
                 last = packet.dts
     return seconds, round(8 * size / seconds) if seconds > 0 else 0
+
+
+def packets(container: InputContainer, *streams: Stream) -> Iterator[Packet[Stream]]:
+    """Of some streams, or all. PyAV fails at the very end when a stream came up that was not there at the beginning."""
+    with suppress(IndexError):
+        yield from container.demux(*streams)
 
 
 def display_size(stream: VideoStream, frame: av.VideoFrame) -> tuple[int, int]:

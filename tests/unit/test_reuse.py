@@ -157,7 +157,7 @@ def test_names_in_an_earlier_part_lead_out_of_no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "curate_source", items)
     (tmp_path / "a").write_bytes(b"x")
     source = SourceFile("a", 64 * "a", 1, ())
-    finished = module.curate_shard([source], tmp_path, Curation(), tmp_path / "first.work", lambda *_: None)
+    finished = module.curate_shard([source], module.Access(tmp_path), Curation(), tmp_path / "first.work", lambda *_: None)
     part = tmp_path / "part"
     part.mkdir()
     module.write_part(finished, part, 0)
