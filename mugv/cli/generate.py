@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from pathlib import Path
@@ -120,9 +121,10 @@ def _say(notes: list[str], generator: Generator, suffix: str | None, negative: s
 
 def _check_output(output: Path, frames: int | None) -> None:
     """Everything that would keep the clip from being written is said before it is made."""
-    if output.suffix == ".png" and frames != 1:
+    suffix = output.suffix.lower()
+    if suffix == ".png" and frames != 1:
         raise UserError(f"-o {output}: a picture needs --frames 1; a video must end in .mp4")
-    if output.suffix not in (".mp4", ".png"):
+    if suffix not in (".mp4", ".png"):
         raise UserError(f"-o {output}: must end in .mp4, or in .png with --frames 1")
     if frames is not None:
         from mugv.generation.given import check_frames
@@ -190,18 +192,25 @@ def _sampler_flags(
 
 
 def _write(output: Path, clip: np.ndarray, fps: float) -> None:
+    """Beside its place, then renamed: what had the name before is kept until the new file is whole."""
     from mugv.store import explained
 
+    suffix = output.suffix.lower()
+    temporary = output.with_name(f".{output.stem}.{os.getpid()}{suffix}")
     with explained(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        if output.suffix == ".png":
-            from PIL import Image
+        try:
+            if suffix == ".png":
+                from PIL import Image
 
-            Image.fromarray(clip[0]).save(output)
-        else:
-            from mugv.media.encode import write_video
+                Image.fromarray(clip[0]).save(temporary)
+            else:
+                from mugv.media.encode import write_video
 
-            write_video(output, clip, fps)
+                write_video(temporary, clip, fps)
+            temporary.replace(output)
+        finally:
+            temporary.unlink(missing_ok=True)
     many = f"{clip.shape[0]} frames" if len(clip) > 1 else "a picture"
     typer.echo(f"wrote {output}: {many} of {clip.shape[2]}x{clip.shape[1]}" + (f" at {fps:g} a second" if len(clip) > 1 else ""))
 

@@ -5,8 +5,10 @@ Figures are for refusing and choosing, not for planning: a lower bound of what s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -17,15 +19,18 @@ from mugv.dit.model import MugDiT
 from mugv.errors import UserError
 from mugv.vae import CHUNK, Tiling, VideoVAE
 
+logger = logging.getLogger(__name__)
+
 Tiles = Tiling | Literal["auto"] | None
 AUTO: Literal["auto"] = "auto"
 MAPS = 12
 """Maps [tokens, width] that a block of the DiT holds at once, at least: the stream, the MLP's 4 + 4, queries, keys, values."""
-TRUNK_MAPS, TEMPORAL_MAPS = 7.0, 3.0
-"""Maps at full resolution of `base_channels`, and maps of a window's features, that the VAE holds at its peak, at most (measured)."""
+TRUNK_MAPS, TEMPORAL_MAPS = 6.5, 4.0
+"""What the VAE holds at its peak, at most: maps of `base_channels` at full resolution in the trunk, and in the temporal net maps of a
+window's features. Measured at full width in fp32 on a CPU: 5.9, and 2.9 to 3.7."""
 SHARE = 0.8
 """Of the free memory; the rest is left to what the estimate does not know."""
-OVERLAP = 64
+OVERLAP, SMALLEST_TILE = 64, 256
 _LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 """Files under /sys/fs/cgroup: what a container may take and what it has taken, version 2 and version 1."""
 
@@ -68,25 +73,41 @@ def _compare(needed: int, free: int, height: int, width: int, frames: int) -> No
 
 
 def tiling_for(asked: Tiles, vae: VideoVAE, size: tuple[int, int], clips: int) -> Tiling | None:
-    """`asked`, and for `auto`: none where whole frames fit in the free memory, else the largest tiles that do."""
+    """`asked`, and for `auto`: none where whole frames fit in the free memory, else the largest tiles that do, which is logged."""
     if asked != AUTO:
         return asked
-    free = SHARE * free_memory(vae.shift.device)
-    for parts in range(1, 1 + min(size) // (4 * OVERLAP)):
-        height, width = (-(-(side + (parts - 1) * OVERLAP) // (16 * parts)) * 16 for side in size)
-        if vae_bytes(vae, height, width, clips) <= free:
-            return Tiling(height, width, OVERLAP) if parts > 1 else None
-    return Tiling(4 * OVERLAP, 4 * OVERLAP, OVERLAP) if min(size) >= 4 * OVERLAP else None
+    free = free_memory(vae.shift.device)
+    tiling = _fitting(vae, size, clips, SHARE * free)
+    if tiling:
+        _say(
+            f"{size[0]}x{size[1]}", f"{tiling.height}x{tiling.width}", f"{vae_bytes(vae, size, size, clips) / 1e9:.2g}", f"{free / 1e9:.2g}"
+        )
+    return tiling
 
 
-def vae_bytes(vae: VideoVAE, height: int, width: int, clips: int = 1) -> int:
-    """Upper estimate of the activations of encoding or decoding a frame (or tile) of that size, one window at a time."""
-    config = vae.config
-    trunk = TRUNK_MAPS * vae.trunk_frames(height * width) * config.base_channels * height * width
+def _fitting(vae: VideoVAE, size: tuple[int, int], clips: int, free: float) -> Tiling | None:
+    parts = 1
+    while True:
+        tile = tuple(-(-(side + (parts - 1) * OVERLAP) // (16 * parts)) * 16 for side in size)
+        fits = vae_bytes(vae, size, (tile[0], tile[1]), clips) <= free
+        if fits or min(tile) < SMALLEST_TILE:
+            return Tiling(tile[0], tile[1], OVERLAP) if parts > 1 else None
+        parts += 1
+
+
+@lru_cache(maxsize=16)
+def _say(frame: str, tile: str, needed: str, free: str) -> None:
+    logger.warning("VAE: frames of %s in tiles of %s: whole ones take up to %s GB of memory, %s GB are free", frame, tile, needed, free)
+
+
+def vae_bytes(vae: VideoVAE, size: tuple[int, int], tile: tuple[int, int], clips: int = 1) -> int:
+    """Upper estimate of what encoding or decoding takes beside the weights, window by window, each frame in tiles of that size."""
+    config, area = vae.config, tile[0] * tile[1]
     window = CHUNK * clips * config.decode_window
-    temporal = TEMPORAL_MAPS * window * config.feature_channels * (height // 8) * (width // 8)
-    pixels = 3 * window * height * width
-    return int((trunk + temporal + pixels) * vae.shift.element_size())
+    features = window * config.feature_channels * area // 64
+    trunk = TRUNK_MAPS * vae.trunk_frames(area) * config.base_channels * area
+    pixels = 3 * window * (size[0] * size[1] + area)
+    return int((max(TEMPORAL_MAPS * features, features + trunk) + pixels) * vae.shift.element_size())
 
 
 @contextmanager

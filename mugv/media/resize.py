@@ -22,9 +22,10 @@ def fit_short_side(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 def resize_crop(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 [T, H, W, 3] to [T, height, width, 3]: scale to cover the target, then crop the centre (area down, bicubic up)."""
-    rows, columns = frames.shape[1:3]
-    if (rows, columns) == (height, width):
+    if frames.shape[1:3] == (height, width):
         return frames
+    frames = _without_far_ends(frames, height, width)
+    rows, columns = frames.shape[1:3]
     scale = max(height / rows, width / columns)
     size = (max(width, round(columns * scale)), max(height, round(rows * scale)))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
@@ -32,6 +33,14 @@ def resize_crop(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     top, left = round((size[1] - height) / 2), round((size[0] - width) / 2)
     scaled = (cv2.resize(frame, size, interpolation=method) for frame in frames)
     return np.stack([frame[top : top + height, left : left + width] for frame in scaled])
+
+
+def _without_far_ends(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Of a strip, a part around the centre, eight times as long as what will be seen of it: whole, it could be scaled past all memory."""
+    rows, columns = frames.shape[1:3]
+    tall, wide = min(rows, 8 * -(-columns * height // width)), min(columns, 8 * -(-rows * width // height))
+    top, left = (rows - tall) // 2, (columns - wide) // 2
+    return frames[:, top : top + tall, left : left + wide]
 
 
 def halved(picture: np.ndarray, steps: int = 1) -> np.ndarray:

@@ -121,6 +121,46 @@ def test_one_frame_becomes_a_picture_file(networks, tmp_path):
     assert out.endswith("a picture of 48x32\n")
 
 
+def test_a_file_is_replaced_when_the_new_one_is_whole(networks, tmp_path, monkeypatch):
+    from mugv.media import encode
+
+    (tmp_path / "a.mp4").write_bytes(b"the one before")
+    write = encode.write_video
+
+    def failing(path, *more):
+        write(path, *more)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(encode, "write_video", failing)
+    code, _, err = mugv(*networks, "-o", tmp_path / "a.mp4", "--frames", 9)
+    assert (code, "No space left" in err) == (2, True)
+    assert (tmp_path / "a.mp4").read_bytes() == b"the one before"
+    monkeypatch.undo()
+    assert mugv(*networks, "-o", tmp_path / "a.mp4", "--frames", 9)[0] == 0
+    assert len(read_video(tmp_path / "a.mp4")[0]) == 9
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_flags_of_precision_and_tiles_reach_the_networks(networks, tmp_path, monkeypatch):
+    opened = []
+    open_generator = Generator.open
+    monkeypatch.setattr(Generator, "open", lambda *folders, **more: opened.append(open_generator(*folders, **more)) or opened[-1])
+    flags = ["--precision", "bf16", "--vae-precision", "fp32", "--tile", "32x32", "--frames", 9]
+    code, _, err = mugv(*networks, "-o", tmp_path / "a.MP4", *flags)
+    assert code == 0, err
+    (generator,) = opened
+    assert next(generator.model.parameters()).dtype == torch.bfloat16
+    assert next(generator.vae.parameters()).dtype == torch.float32
+    assert (generator.tiling.height, generator.tiling.width, generator.tiling.overlap) == (32, 32, 16)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 10**30])
+def test_a_seed_of_more_than_64_bits_is_refused(networks, tmp_path, seed):
+    code, _, err = mugv(*networks, "-o", tmp_path / "a.mp4", f"--seed={seed}")
+    assert code == 2
+    assert re.fullmatch(r"error: [^\n]*--seed[^\n]* (0|18446744073709551615) [^\n]*\n", err), err
+
+
 def test_sampler_flags_reach_the_sampler(networks, tmp_path, asked):
     flags = ["--sampler", "ab2", "--guidance", 3, "--guidance-interval", "200:900", "--guidance-rescale", 0.5]
     code, _, err = mugv(*networks, "-o", tmp_path / "a.mp4", *flags, "--negative", "ugly", "--frames", 9)

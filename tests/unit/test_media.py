@@ -152,6 +152,22 @@ def test_resize_crop_keeps_the_centre_and_the_aspect():
     assert resize_crop(frames, 96, 64).shape == (2, 96, 64, 3)
 
 
+def test_of_an_odd_excess_half_is_rounded_as_in_the_released_pipeline():
+    """Rounded down, a picture lay a pixel beside where the released code puts it."""
+    columns = np.broadcast_to(np.arange(0, 99, 11, dtype=np.uint8)[:, None], (1, 4, 9, 3))
+    assert resize_crop(columns, 4, 6)[0, 0, :, 0].tolist() == [22, 33, 44, 55, 66, 77], "an excess of 3: 1.5 is 2"
+    assert resize_crop(columns, 4, 4)[0, 0, :, 0].tolist() == [22, 33, 44, 55], "an excess of 5: 2.5 is 2"
+    assert resize_crop(np.swapaxes(columns, 1, 2), 6, 4)[0, :, 0, 0].tolist() == [22, 33, 44, 55, 66, 77]
+
+
+def test_a_strip_is_cut_before_it_is_scaled_past_all_memory():
+    """A column of 1 x 4,000,000 pixels to 720 x 1280 would first become 1280 x 5,120,000,000."""
+    strip = np.zeros((1, 4_000_000, 1, 3), np.uint8)
+    strip[:, 1_999_990:2_000_010] = 200
+    assert (resize_crop(strip, 720, 1280) == 200).all()
+    assert resize_crop(np.swapaxes(strip, 1, 2), 720, 1280).shape == (1, 720, 1280, 3)
+
+
 def test_windows_that_share_frames_do_not_convert_them_again(tmp_path):
     frames = list(VideoReader(encode(tmp_path / "a.mp4", scaled(shot(), 540, 960))))
     first, second = (Clip(frames[start : start + 17], 12, probe(tmp_path / "a.mp4")) for start in (0, 4))

@@ -191,3 +191,13 @@ def test_a_model_folder_with_code_of_its_own_is_not_run(t5_folder, tmp_path):
     found = open_encoder(TextEncoder(kind="t5", path=str(folder), width=WIDTH, max_tokens=8)).encode(CAPTIONS)
     assert [len(row) for row in found] == [6, 8, 1]
     assert not mark.exists()
+
+
+def test_a_prompt_that_is_cut_is_said_once(t5_folder, caplog):
+    """What stood behind the 300th token was left out without a word."""
+    encoder = open_encoder(TextEncoder(kind="t5", path=str(t5_folder), width=WIDTH, max_tokens=8))
+    encoder.encode(["a red circle moves left", "a red circle moves left up"])
+    assert caplog.messages == []
+    encoder.encode(["a red circle moves left up up up"])
+    encoder.encode(["a red circle moves left up up up"])
+    assert caplog.messages == ["text of 9 tokens cut to 8: a red circle moves left up up up... (later cuts are not named)"]
