@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mugv.cli.common import StateOption, check_output, existing_state
-from mugv.cli.generate_start import Start, turned
+from mugv.cli.generate_start import Start
 from mugv.errors import UserError
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def generate(
     formats = _formats(precision, vae_precision, text_precision)
     found = _from_checkpoint(checkpoint, vae, state) if checkpoint else _from_registry(model, state)
     from mugv.generation import Generator
+    from mugv.generation.given import turned
     from mugv.generation.room import memory_explained
 
     with memory_explained(f"{found['checkpoint']}"):

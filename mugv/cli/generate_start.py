@@ -97,11 +97,3 @@ def _video(flag: str, path: Path, fps: float | None, first: int | None = None, l
     if not found:
         raise UserError(f"--{flag} {path}: has no frames")
     return np.stack(found)
-
-
-def turned(size: tuple[int, int], shape: tuple[int, int] | None) -> tuple[int, int]:
-    """A default size, lying or standing as what is given does: a picture keeps most of itself."""
-    height, width = size
-    if shape is None or height == width or shape[0] == shape[1] or (height > width) == (shape[0] > shape[1]):
-        return size
-    return width, height

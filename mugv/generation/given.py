@@ -99,6 +99,14 @@ def fitted(pictures: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([resize_crop(clip, height, width) for clip in pictures])
 
 
+def turned(size: tuple[int, int], shape: tuple[int, int] | None) -> tuple[int, int]:
+    """A default size, lying or standing as what is given does: a picture keeps most of itself."""
+    height, width = size
+    if shape is None or height == width or shape[0] == shape[1] or (height > width) == (shape[0] > shape[1]):
+        return size
+    return width, height
+
+
 def check_size(height: int, width: int) -> None:
     """UserError unless latents and patches divide the pixels; it names the nearest size that they do."""
     if height % 16 or width % 16 or min(height, width) < 16:

@@ -47,11 +47,14 @@ class VideoModel(mlflow.pyfunc.PythonModel):
 
     def _make(self, request: GenerateRequest) -> str:
         from mugv.generation import Given
+        from mugv.generation.given import turned
 
-        given = Given() if request.image is None else Given(first=picture(_decoded(request.image))[None, None])
+        first = None if request.image is None else picture(_decoded(request.image))
+        size = turned(self.generator.size, None if first is None else (first.shape[0], first.shape[1]))
+        given = Given(first=None if first is None else first[None, None])
         asked = {"steps": request.steps, "guidance": request.guidance}
         sampler = self.generator.usage.sampler.model_copy(update={k: v for k, v in asked.items() if v is not None})
-        clip = self.generator.generate([request.prompt], seeds=[request.seed], sampler=sampler, given=given)[0]
+        clip = self.generator.generate([request.prompt], size=size, seeds=[request.seed], sampler=sampler, given=given)[0]
         return base64.b64encode(video_bytes(clip, self.generator.file_fps)).decode()
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from mugv.cli.main import app
 from mugv.media.decode import read_video
 from mugv.platform.registry import Registry, log_version
 from mugv.platform.tracking import Tracking
+from mugv.recipe.flow import Sampler
 from mugv.recipe.models import DiTModel, TextEncoder, VAEModel
 from mugv.recipe.schema import Flow, Parallel
 
@@ -39,6 +43,8 @@ DESCRIPTION = {
     "flow": Flow().model_dump(),
 }
 
+EVALUATED = Sampler(steps=2, method="ab2", guidance=2.5, dynamic_clamp={1: 0.15})
+
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Any:
@@ -55,7 +61,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Any:
     save_vae(VideoVAE(VAE), folder / "vae")
     save_model(build_model(DIT, TEXT.width, 1, Parallel(), 0), folder / "checkpoint", DESCRIPTION)
     tracking = Tracking(f"sqlite:///{folder / 'mlflow.db'}", artifacts=folder / "artifacts")
-    artifacts = {name: folder / name for name in ("checkpoint", "vae")}
+    (folder / "metrics.json").write_text(json.dumps({"metrics": {}, "sampler": EVALUATED.model_dump()}))
+    artifacts = {name: folder / name for name in ("checkpoint", "vae")} | {"evaluation": folder / "metrics.json"}
     log_version(tracking.uri, tracking.experiment, "", "mugv", artifacts, {}, {"t2v_seen_all": 0.5})
     Registry(tracking.uri).promote("mugv", "1", "test")
     yield mlflow.pyfunc.load_model("models:/mugv@champion")
@@ -81,6 +88,23 @@ def test_champion_answers_each_request_with_a_video(loaded: Any, tmp_path: Path)
     assert [clip.shape for clip in clips] == [(9, 32, 32, 3)] * 3
     assert len(set(answers)) == 3
     assert loaded.predict(requests[:1]) == answers[:1]
+
+
+def test_a_version_samples_as_it_was_evaluated_unless_it_is_told_otherwise(loaded: Any, tmp_path: Path, monkeypatch) -> None:
+    """The command line and the served model took 25 steps of Euler, whatever the figures of the version were measured with."""
+    from mugv.generation import Generator
+
+    asked, generate = [], Generator.generate
+    monkeypatch.setattr(
+        Generator, "generate", lambda self, prompts, **more: asked.append(more["sampler"]) or generate(self, prompts, **more)
+    )
+    loaded.predict([{"prompt": "a"}, {"prompt": "a", "steps": 1}])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.get_tracking_uri())
+    for flags in ([], ["--guidance", "1"]):
+        result = CliRunner().invoke(app, ["generate", "a", "-o", str(tmp_path / "a.mp4"), "--state", str(tmp_path), *flags])
+        assert result.exit_code == 0, result.output
+    one_step, no_guidance = (EVALUATED.model_copy(update=change) for change in ({"steps": 1}, {"guidance": 1.0}))
+    assert asked == [EVALUATED, one_step, EVALUATED, no_guidance]
 
 
 @pytest.mark.parametrize("request_", [{"steps": 2}, {"prompt": "a", "steps": 0}, {"prompt": "a", "size": 4}])

@@ -12,11 +12,11 @@ from PIL import Image
 from release_tools import released_state, write_release
 from typer.testing import CliRunner
 
-from mugv.cli.generate_start import turned
 from mugv.cli.main import app
 from mugv.dit.model import MugDiT
 from mugv.errors import UserError
 from mugv.generation import Generator
+from mugv.generation.given import turned
 from mugv.generation.settings import Settings
 from mugv.media.decode import read_video
 from mugv.recipe.flow import Sampler
