@@ -283,13 +283,14 @@ class Registry:
         Raises UserError when a file is not what was registered.
         """
         import mlflow
-        from mlflow.models import Model
+        import yaml
 
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
         with readable(version.uri, "MLmodel"):
             folder = Path(mlflow.artifacts.download_artifacts(version.uri))
-            artifacts = Model.load(folder).flavors["python_function"]["artifacts"]
+            # Read here: MLflow's own reader takes the folder for a URI, whatever a # or % in it stands for.
+            artifacts = yaml.safe_load((folder / "MLmodel").read_bytes())["flavors"]["python_function"]["artifacts"]
             folders = {name: folder / checked_name(described["path"]) for name, described in artifacts.items()}
         check(version.uri, folders, version.tags)
         return folders
@@ -331,7 +332,8 @@ def log_version(
         info = mlflow.pyfunc.log_model(
             name="generator",
             python_model=str(Path(__file__).with_name("video_model.py")),
-            artifacts={key: str(path) for key, path in artifacts.items()},
+            # As URIs: MLflow reads a plain path as one, and a # or % in it as what that means there.
+            artifacts={key: path.absolute().as_uri() for key, path in artifacts.items()},
             pip_requirements=[f"mugv=={__version__}"],
             registered_model_name=name,
         )

@@ -45,6 +45,10 @@ NODES = [
 ]
 
 
+ODD_NAME = "run #1 50%25 ü?x=y"
+"""Characters that mean something in a URI: outputs and the database landed in another folder."""
+
+
 @dataclass
 class Workplace:
     """A folder with a recipe and a state; runs `mugv` there with the tiny stages."""
@@ -82,7 +86,8 @@ class Workplace:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    place = Workplace(tmp_path_factory.mktemp("finished"))
+    place = Workplace(tmp_path_factory.mktemp("finished") / ODD_NAME)
+    place.folder.mkdir()
     (place.folder / "recipe.yaml").write_text(yaml.safe_dump(SHORT))
     code, out, err = place.run()
     assert code == 0, out + err
@@ -133,6 +138,15 @@ def test_json_documents_hold_what_scripts_read(finished: Workplace) -> None:
     assert {stage["cache"] for stage in plan["stages"]} == {"hit"}
     assert {stage["seconds_are"] for stage in plan["stages"]} == {"measured"}
     assert (plan["stages_to_run"], plan["stages_in_all"], plan["seconds"]) == (0, len(NODES), 0)
+
+
+def test_everything_lies_in_the_state_folder_whatever_its_name(finished: Workplace) -> None:
+    assert [p.name for p in finished.folder.parent.iterdir()] == [ODD_NAME]
+    assert sorted(p.name for p in finished.folder.iterdir()) == ["recipe.yaml", "state"]
+    assert {"mlflow.db", "mlartifacts", "runs", "store"} <= {p.name for p in finished.state.iterdir()}
+    for command in (("runs",), ("show",), ("lineage",)):
+        code, out, err = finished.mugv(*command)
+        assert (code, err) == (0, ""), out
 
 
 def test_kfp_costs_at_most_half_a_second_a_task_beyond_imports(finished: Workplace) -> None:
