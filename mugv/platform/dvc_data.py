@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mugv.durable import sync_tree
 from mugv.errors import UserError
 
 
@@ -60,6 +61,7 @@ def fetch(version: DataVersion, repository: str | Path, folder: Path) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     with _explained(repository, version.path, version.revision):
         DVCFileSystem(str(repository), rev=version.commit or None).get(version.path, str(temporary), recursive=True)
+    sync_tree(temporary)
     temporary.rename(final)
     return final
 

@@ -49,7 +49,7 @@ class Earlier:
             self.store.get_file(name, copy)
             tree = json.loads(copy.read_text())
             return dict(tree["holds"]) if tree["made_with"] == self.made_with else {}
-        except (StoreError, ValueError, KeyError) as error:
+        except (StoreError, ValueError, KeyError, TypeError, RecursionError) as error:
             logger.warning("%s: nothing is taken over (%s)", name, error)
             return {}
         finally:

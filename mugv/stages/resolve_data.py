@@ -5,14 +5,13 @@ Not a node of the graph: it decides whether the graph runs at all. `decide` is c
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mugv.errors import UserError
 from mugv.platform.dvc_data import DataVersion, fetch, resolve
-from mugv.platform.records import ERROR_MARK
+from mugv.platform.records import ERROR_MARK, write_json
 from mugv.recipe import Recipe, recipe_from_json, recipe_to_json
 from mugv.stages.execute import RunEnvironment, resolve_data_digest
 from mugv.stages.graph import node_keys
@@ -65,8 +64,7 @@ def write(decision: Decision, path: Path) -> None:
         "key": decision.key,
         "data": asdict(decision.data) if decision.data else None,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(path, content)
 
 
 def _with_videos(recipe: Recipe, folder: Path, version: DataVersion) -> Recipe:

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint import CheckpointException
 from mugv.errors import StoreError, UserError
 from mugv.recipe import Recipe, recipe_to_json
 from mugv.stages.base import StageContext
+from mugv.stages.earlier import Earlier
 from mugv.stages.execute import RunEnvironment, component_main, run_node
 from mugv.stages.graph import node_keys
 from mugv.store.base import Ref
@@ -263,3 +264,16 @@ def test_damaged_manifest_of_an_earlier_task_is_one_line(
         component_main("scan", 0, recipe_to_json(recipe), {"footage": str(tmp_path / "footage")}, str(tmp_path / "scan"))
     assert caught.value.code == 2
     assert "is not the manifest of an earlier task's output; run again\n" in capfd.readouterr().out
+
+
+CONTENTS = ["", "[]", "7", '{"made_with": "m", "holds": 5}', '{"made_with": "m"}', "[" * 100_000, '{"made_with": "m", "holds": {"a": "b"}}']
+
+
+@pytest.mark.parametrize("text", CONTENTS)
+def test_damaged_contents_of_an_earlier_output_are_not_taken_over(environment: RunEnvironment, tmp_path: Path, text: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "contents.json").write_text(text)
+    store = environment.open_store()
+    store.publish(tmp_path / "out", "scan/k", "k")
+    held = [holds for holds, _ in Earlier(store, "scan", "m", tmp_path).outputs()]
+    assert held == ([{"a": "b"}] if '"b"' in text else [])
