@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from mugv.training.engine import build_chunks
 from mugv.training.flow_data import FlowData, stage_ratio
 from mugv.training.objectives import FlowBatch
 from mugv.training.tasks import FlowTask
-from mugv.training.validation import validation_loss
+from mugv.training.validation import validation_losses
 
 
 class MatchedNoise(FlowData):
@@ -87,7 +88,7 @@ def train(recipe: Recipe, place: Workplace, name: str, steps: int, clips: int) -
     (model,) = task.result
     generator = Generator(model, _config(recipe, place, stage), _vae(place))
     ratio = stage_ratio(stage.flow, stage.size, 1 + stage.frames // 8)
-    held_out = validation_loss(model, place.latents, stage.size, ratio, recipe.evaluate.flow_loss_clips)
+    held_out = fmean(validation_losses(model, place.latents, stage.size, ratio, recipe.evaluate.flow_loss_clips).values())
     tail = losses[-50:]
     print(
         f"{name}: {steps} steps of {each * 1e3:.0f} ms, loss {sum(tail) / len(tail):.3f}, validation flow loss {held_out:.3f}", flush=True

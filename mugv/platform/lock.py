@@ -21,22 +21,23 @@ def state_lock(state: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _a_folder(folder: Path) -> Iterator[None]:
+def _a_folder(folder: Path, option: str) -> Iterator[None]:
     """One line where a file is in the way of a folder."""
     try:
         yield
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
-        raise UserError(f"{folder}: cannot be a folder, a file is in the way; give another one with --state") from None
+        raise UserError(f"{folder}: cannot be a folder, a file is in the way; give another one with {option}") from None
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT):
             raise
-        raise UserError(f"{folder}: cannot be made ({error.strerror}); give another one with --state") from None
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); give another one with {option}") from None
 
 
 @contextmanager
-def file_lock(path: Path, refusal: str) -> Iterator[None]:
-    """Hold `path`, which then has this process's id in it. `refusal`: the message when another process (`{}`) holds it."""
-    with explained(path), _a_folder(path.parent):
+def file_lock(path: Path, refusal: str, option: str = "--state") -> Iterator[None]:
+    """Hold `path`, which then has this process's id in it. `refusal`: the message when another process (`{}`) holds it. `option`: what
+    names another folder where this one cannot be made."""
+    with explained(path), _a_folder(path.parent, option):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:

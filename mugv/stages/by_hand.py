@@ -49,7 +49,8 @@ def run_by_hand(name: str, recipe: Recipe, inputs: dict[str, Path], out: Path, f
         raise UserError(f"stage {name}: reads --input {', '.join(node.inputs) or '(nothing)'}, got {', '.join(inputs) or 'nothing'}")
     _check_place(node, inputs, out, force)
     work = _work_folder(node, out)
-    with explained(out), file_lock(work / LOCK, f"stage {name}: process {{}} works on {out} already; wait for it or give another --out"):
+    refusal = f"stage {name}: process {{}} works on {out} already; wait for it or give another --out"
+    with explained(out), file_lock(work / LOCK, refusal, option="--out"):
         metrics = _run(node, recipe, inputs, out, work, force)
         # Renamed first: whoever waits for the lock must not find a folder that is half gone.
         shutil.rmtree(work.rename(work.with_name(f".{work.name}.{os.getpid()}")))
@@ -137,17 +138,17 @@ def _made_of(node: Node, recipe: Recipe, refs: dict[str, Ref]) -> dict[str, Any]
 
 def _bind(node: Node, work: Path, made: dict[str, Any], force: bool) -> None:
     """Write down what the work is made of. UserError naming what differs when unfinished work of something else lies there."""
-    path = work / MADE
+    path, scratch = work / MADE, work / "scratch"
     if path.exists():
         different = list(_differences(json.loads(path.read_text()), made))
-        if different and not force:
+        # A stage that failed before it had anything leaves nothing that could be lost.
+        if different and not force and scratch.is_dir() and os.listdir(scratch):
             raise UserError(
                 f"stage {node.name}: {work} holds unfinished work of something else ({_few(different)});"
                 " go on with what it was, or begin anew with --force"
             )
         if different:
-            for folder in ("scratch", "out"):
-                shutil.rmtree(work / folder, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
     replace_text(path, json.dumps(made, indent=1, sort_keys=True) + "\n")
 
 

@@ -142,12 +142,25 @@ def test_unfinished_work_of_other_inputs_or_code_is_not_gone_on_with(recipe: Pat
     (tmp_path / "footage").mkdir()
     (tmp_path / "footage/a.mp4").write_bytes(b"one")
     arguments = ["--input", f"footage={tmp_path / 'footage'}"]
+
+    def killed(ctx):  # type: ignore[no-untyped-def]
+        (ctx.work / "half").touch()
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(scan, "run", lambda ctx: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(scan, "run", killed)
         stage(recipe, tmp_path / "out", *arguments, name="scan")
     (tmp_path / "footage/a.mp4").write_bytes(b"two")
     monkeypatch.setattr(graph, "code_digest", lambda modules: "another")
     assert "(code changed; inputs.footage changed)" in refused(stage(recipe, tmp_path / "out", *arguments, name="scan"))
+
+
+def test_a_stage_that_failed_before_it_had_anything_is_just_called_again(recipe: Path, tmp_path: Path) -> None:
+    for name in ("empty", "full"):
+        (tmp_path / name).mkdir()
+    assert stage(recipe, tmp_path / "full").exit_code == 0
+    assert "no video files" in refused(stage(recipe, tmp_path / "out", "--input", f"footage={tmp_path / 'empty'}", name="scan"))
+    assert stage(recipe, tmp_path / "out", "--input", f"footage={tmp_path / 'full'}", name="scan").exit_code == 0
 
 
 def test_two_at_once_on_one_folder_are_kept_apart(recipe: Path, tmp_path: Path) -> None:
