@@ -14,7 +14,7 @@ import numpy as np
 from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 
-from mugv.curation.shots.views import View, change, colour, leaps, structure
+from mugv.curation.shots.views import Region, View, change, changed_region, colour, leaps, structure
 from mugv.recipe.curation import ShotSplit
 
 RATIO, WINDOW = 1.3, 2
@@ -31,6 +31,12 @@ LARGE, LARGE_ALIKE = 25.0, 0.75
 """Levels of a change that, when sudden, needs less unlikeness to be a cut: from one take to another of the same place."""
 FLASH = 4
 """Frames of the longest flash."""
+LIT, DARKER = 0.6, 0.2
+"""Likeness to the scene of what a flash shows of it, and the share of the picture that may be darker than before."""
+UNDER_GRAPHICS = 10.0
+"""Levels of a sudden change under graphics that stay."""
+QUIET = 2.0
+"""Foreign pictures begin and end with steps so many times those beside them."""
 LAG = FLASH + 1
 """Frames after one that must be known before it is decided."""
 
@@ -81,18 +87,26 @@ class Cuts:
         if size < LEAST_CHANGE or ratio < RATIO or self._flash(at):
             return False
         if before.flat or after.flat:
-            return size > STEP * max(beside.get(-1, 0.0), beside.get(1, 0.0))
+            return size > STEP * max(beside.get(-1, 0.0), beside.get(1, 0.0)) or self._inserted(at)
         step = size / (max(beside.values(), default=0.0) + 0.3)
         if (ratio > SUDDEN or (step > BARE_SUDDEN and size > LARGE)) and min(before.detail, after.detail) < BARE:
             return True
-        alike = structure(before, after)
+        region = self._region(at)
+        alike = structure(before, after, region.where if region else None)
+        if region and region.sudden > SUDDEN and region.size > UNDER_GRAPHICS and alike < LARGE_ALIKE:
+            return True
+        if alike < LARGE_ALIKE and self._inserted(at):
+            return True
         if step > SUDDEN and size > LARGE and alike < LARGE_ALIKE:
             return True
         return alike < 0.45 + 0.06 * min(3.0, ratio) or (ratio > SUDDEN and alike < 0.8 and colour(before, after) < 0.3)
 
     def heals(self, at: int) -> bool:
-        """Whether damage that the decoder did not notice ends with frame `at`, a key frame inside a shot: there the picture leaps."""
-        inside = self.view(at).key and at >= 3 and at + 2 < self.count
+        """Whether damage that the decoder did not notice ends with frame `at`, a key frame inside a shot: there the picture leaps.
+
+        After other key frames it cannot: what is damaged in those would leap where it begins.
+        """
+        inside = self.view(at).key and at >= 3 and at + 2 < self.count and not any(self.view(at - k).key for k in (1, 2))
         return inside and leaps([self.view(k) for k in range(at - 3, at + 3)]) and not self._flash(at)
 
     def _feed(self, view: View) -> None:
@@ -113,6 +127,33 @@ class Cuts:
             return False
         before, after = self.view(first - 1), self.view(end)
         dark = max(before.mean, after.mean) + 5
-        if any(self.view(k).mean < dark for k in range(first, end)) or change(before, after) > 0.6 * size:
+        inside = [self.view(k) for k in range(first, end)]
+        if any(view.mean < dark for view in inside) or not self._goes_on(before, after, size):
             return False
-        return structure(before, after) > 0.6 or (before.flat and after.flat)
+        return all(view.white or (structure(before, view) > LIT and _darker(before, view) < DARKER) for view in inside)
+
+    @staticmethod
+    def _goes_on(before: View, after: View, size: float) -> bool:
+        """One scene, however it moved between the two."""
+        return change(before, after) <= 0.6 * size and (structure(before, after) > 0.6 or (before.flat and after.flat))
+
+    def _inserted(self, at: int) -> bool:
+        """A few foreign pictures, with the same scene on both sides, begin or end with frame `at`: a step there, and none beside them."""
+        for length in range(1, FLASH + 1):
+            for first in (at, at - length):
+                end = first + length
+                if first < 1 or end >= self.count or not self._goes_on(self.view(first - 1), self.view(end), self.changes[at]):
+                    continue
+                quiet = [self.changes[k] for k in (first - 1, end + 1) if 0 < k < self.count]
+                if min(self.changes[first], self.changes[end]) > QUIET * max(quiet, default=0.0):
+                    return True
+        return False
+
+    def _region(self, at: int) -> Region | None:
+        """What changes with frame `at` alone, when the frames beside it are known."""
+        return changed_region([self.view(k) for k in range(at - 2, at + 2)]) if 2 <= at < self.count - 1 else None
+
+
+def _darker(first: View, second: View) -> float:
+    """Share of the picture that gets darker, by more than motion makes of it."""
+    return float((cv2.subtract(first.gray, second.gray) > 12).mean())

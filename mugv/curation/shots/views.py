@@ -8,6 +8,7 @@ the other by optical flow, and in blocks that may have moved; a flash or a chang
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
@@ -21,12 +22,16 @@ SIDE = 54
 """Short side, pixels, of a view."""
 FLAT = 3.0
 """Standard deviation of luma, levels, under which a picture shows nothing."""
+WHITE, WHITE_DETAIL = 180.0, 0.5
+"""Mean level of the darkest channel, and share of the picture with any contrast, of one that a flash has whitened."""
 BORDER = 20
 """Luma up to which a line of pixels may be black border."""
 LETTERBOX = 8
 """Luma up to which a row may be a letterbox bar; a faded picture is brighter."""
 BLOCK, SEARCH, STEP = 16, 12, 12
 """Blocks that are looked for in the other picture, how far, and their distance, pixels."""
+STAYS, LEAST_SCENE, LEAST_GRAPHICS = 4.0, 0.3, 0.03
+"""Graphics that stay: levels by which they may change, and shares of the picture that the scene under them and they themselves have."""
 CELLS = (8, 6)
 """Columns and rows of the parts in which a leap is looked for."""
 LEAP, LEAPING, LARGEST_LEAP = 4.0, 4, 16.0
@@ -49,12 +54,23 @@ class View:
     def flat(self) -> bool:
         return self.spread < FLAT and float(cv2.meanStdDev(self.bgr)[1].max()) < 2 * FLAT
 
+    @property
+    def white(self) -> bool:
+        """So bright, in all colours, that little of the scene shows."""
+        return self.detail < WHITE_DETAIL and min(cv2.mean(self.bgr)[:3]) > WHITE
+
+    @cached_property
+    def detailed(self) -> np.ndarray:
+        """bool [h, w], whose neighbourhood has any contrast."""
+        gray = self.gray.astype(np.float32)
+        mean = cv2.blur(gray, (5, 5))
+        found: np.ndarray = cv2.blur(gray * gray, (5, 5)) - mean * mean > FLAT
+        return found
+
     @cached_property
     def detail(self) -> float:
         """Share of the picture whose neighbourhood has any contrast, 0 to 1."""
-        gray = self.gray.astype(np.float32)
-        mean = cv2.blur(gray, (5, 5))
-        return float((cv2.blur(gray * gray, (5, 5)) - mean * mean > FLAT).mean())
+        return float(self.detailed.mean())
 
     @cached_property
     def coarse(self) -> np.ndarray:
@@ -101,21 +117,52 @@ def colour(first: View, second: View) -> float:
     return float(cv2.compareHist(first.histogram, second.histogram, cv2.HISTCMP_CORREL))
 
 
-def structure(first: View, second: View) -> float:
-    """About 1 for one scene however it moved, 0.5 and less for two scenes, 0 when one of them shows nothing."""
+def structure(first: View, second: View, where: np.ndarray | None = None) -> float:
+    """About 1 for one scene however it moved, 0.5 and less for two scenes, 0 when one of them shows nothing.
+
+    `where`: float32 [h, w], 1 for what counts.
+    """
     if first.flat or second.flat:
         return 0.0
+    if where is not None:
+        return 0.5 * warped_likeness(first.gray, second.gray, where) + 0.5 * _blocks(first.gray, second.gray, where)
     a, b = _without_borders(first.gray, second.gray)
     return 0.5 * warped_likeness(a, b) + 0.5 * _blocks(a, b)
 
 
-def warped_likeness(first: np.ndarray, second: np.ndarray) -> float:
+@dataclass(frozen=True)
+class Region:
+    """What changes at one step under graphics that stay."""
+
+    where: np.ndarray
+    """float32 [h, w], 1 for what changes."""
+    size: float
+    """Mean absolute difference there, levels."""
+    sudden: float
+    """The same in units of what changes there at the steps beside."""
+
+
+def changed_region(views: Sequence[View]) -> Region | None:
+    """Of four views in a row, where the picture changes at the middle step and not so at one beside it.
+
+    None where that is too little to be a scene, or what stays shows nothing.
+    """
+    before, step, after = (cv2.blur(cv2.absdiff(a.gray, b.gray).astype(np.float32), (5, 5)) for a, b in pairwise(views))
+    changes = step > STAYS + 1.5 * np.minimum(before, after)
+    if changes.mean() < LEAST_SCENE or (views[1].detailed & ~changes).mean() < LEAST_GRAPHICS:
+        return None
+    beside = max(float(before[changes].mean()), float(after[changes].mean()))
+    size = float(step[changes].mean())
+    return Region(changes.astype(np.float32), size, size / (beside + 0.3))
+
+
+def warped_likeness(first: np.ndarray, second: np.ndarray, where: np.ndarray | None = None) -> float:
     """Local correlation of two luma pictures [h, w] after the second is moved onto the first by optical flow."""
     a, b = _levelled(first), _levelled(second)
     field = flow_between(a, b)
     x, y = grid(*a.shape)
     moved = cv2.remap(b, x + field[..., 0], y + field[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return _local_correlation(a, moved)
+    return _local_correlation(a, moved, where)
 
 
 def flow_between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -141,7 +188,7 @@ def _levelled(gray: np.ndarray) -> np.ndarray:
     return np.clip(shifted, 0, 255).astype(np.uint8)
 
 
-def _local_correlation(first: np.ndarray, second: np.ndarray, side: int = 9) -> float:
+def _local_correlation(first: np.ndarray, second: np.ndarray, where: np.ndarray | None, side: int = 9) -> float:
     a, b = first.astype(np.float32), second.astype(np.float32)
 
     def mean(x: np.ndarray) -> np.ndarray:
@@ -150,10 +197,13 @@ def _local_correlation(first: np.ndarray, second: np.ndarray, side: int = 9) -> 
     mean_a, mean_b = mean(a), mean(b)
     spread_a, spread_b = np.maximum(mean(a * a) - mean_a * mean_a, 0), np.maximum(mean(b * b) - mean_b * mean_b, 0)
     weight = np.sqrt(spread_a * spread_b)
-    return float(np.maximum(mean(a * b) - mean_a * mean_b, -weight).sum() / (weight.sum() + 1e-3 * weight.size))
+    alike = np.maximum(mean(a * b) - mean_a * mean_b, -weight)
+    if where is not None:
+        alike, weight = alike * where, weight * where
+    return float(alike.sum() / (weight.sum() + 1e-3 * weight.size))
 
 
-def _blocks(first: np.ndarray, second: np.ndarray) -> float:
+def _blocks(first: np.ndarray, second: np.ndarray, where: np.ndarray | None = None) -> float:
     """Mean best correlation of the second picture's blocks in the first, by contrast; 0 when no block shows anything."""
     height, width = first.shape
     found, weights = [], []
@@ -161,7 +211,7 @@ def _blocks(first: np.ndarray, second: np.ndarray) -> float:
         for x in range(2, width - BLOCK - 1, STEP):
             block = second[y : y + BLOCK, x : x + BLOCK]
             spread = float(cv2.meanStdDev(block)[1][0, 0])
-            if spread < 2:
+            if spread < 2 or (where is not None and where[y : y + BLOCK, x : x + BLOCK].mean() < 0.5):
                 continue
             area = first[max(0, y - SEARCH) : y + BLOCK + SEARCH, max(0, x - SEARCH) : x + BLOCK + SEARCH]
             found.append(min(1.0, float(cv2.matchTemplate(area, block, cv2.TM_CCOEFF_NORMED).max())))
