@@ -120,7 +120,9 @@ def cut_windows(tagged: Iterable[Tagged], info: VideoInfo, split: ShotSplit, cli
             yield window
             windows += 1
         if span.transition:
-            yield span.rejected("black" if 2 * span.black > span.count else "transition", f"a blend of {span.count} frames")
+            black = 2 * span.black > span.count
+            said = f"{span.black} black frames" if black else f"a blend of {span.count} frames"
+            yield span.rejected("black" if black else "transition", said)
         elif not windows or span.count < split.minimum_frames:
             yield span.rejected("too_short", f"a shot of {span.count} frames")
 

@@ -31,7 +31,7 @@ LARGE, LARGE_ALIKE = 25.0, 0.75
 """Levels of a change that, when sudden, needs less unlikeness to be a cut: from one take to another of the same place."""
 FLASH = 4
 """Frames of the longest flash."""
-LIT, DARKER = 0.6, 0.2
+LIT, DARKER = 0.7, 0.2
 """Likeness to the scene of what a flash shows of it, and the share of the picture that may be darker than before."""
 UNDER_GRAPHICS = 10.0
 """Levels of a sudden change under graphics that stay."""

@@ -34,6 +34,8 @@ STAYS, LEAST_SCENE, LEAST_GRAPHICS = 4.0, 0.3, 0.03
 """Graphics that stay: levels by which they may change, and shares of the picture that the scene under them and they themselves have."""
 CELLS = (8, 6)
 """Columns and rows of the parts in which a leap is looked for."""
+LEAST_SIDE = 24
+"""Pixels of a picture in which such a part shows anything."""
 LEAP, LEAPING, LARGEST_LEAP = 4.0, 4, 16.0
 """Levels of a cell beyond 1.5 times what it changes in any step nearby, the cells that do so, and what the largest of them leaps."""
 
@@ -100,6 +102,8 @@ def leaps(views: Sequence[View]) -> bool:
     On footage with known truth (66 key frames inside of shots) the end of visible damage leaps in 2 to 40 cells of 48, by 8 to 77
     levels; other key frames in at most 2 cells, but flashes in up to 39, by at most 15 (a program not kept).
     """
+    if min(views[0].gray.shape) < LEAST_SIDE:
+        return False
     steps = [_cell_change(a, b) for a, b in pairwise(views)]
     leap = steps.pop(2) - 1.5 * np.max(steps, axis=0)
     return int((leap > LEAP).sum()) >= LEAPING and float(leap.max()) > LARGEST_LEAP
