@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mugv import digests
 from mugv.dit.lora import attach, is_adapter, merge
 from mugv.errors import UserError
 from mugv.recipe.models import DiTModel
@@ -102,7 +103,7 @@ def test_an_adapter_is_saved_alone_and_loads_onto_an_equal_base(tmp_path):
     save_adapter([model], tmp_path, SETTINGS)
     stored = load_file(tmp_path / "adapter.safetensors")
     assert set(stored) == {name for name, p in model.named_parameters() if p.requires_grad}
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter.json", "adapter.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter.json", "adapter.safetensors", digests.NAME]
     other = build()
     assert load_adapter([other], tmp_path) == SETTINGS
     assert torch.equal(output(other), output(model))
@@ -119,7 +120,7 @@ def test_an_adapter_of_another_network_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"linear_qkv\.lora\.a\.weight must be \[4, 48\], found \[3, 48\]"):
         load_adapter([build()], tmp_path)
     (tmp_path / "adapter.safetensors").write_bytes(b"short")
-    with pytest.raises(UserError, match="not a readable checkpoint"):
+    with pytest.raises(UserError, match=r"damaged since it was written: adapter\.safetensors"):
         load_adapter([build()], tmp_path)
     (tmp_path / "adapter.json").unlink()
     with pytest.raises(UserError, match=r"no readable adapter\.json"):
