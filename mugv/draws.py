@@ -30,6 +30,11 @@ def generator_of(numbers: Sequence[int]) -> torch.Generator:
     return generator.set_state(state)
 
 
+def generator_named(name: str) -> torch.Generator:
+    """A generator that depends on a name alone, such as a tensor's."""
+    return generator_of(np.frombuffer(hashlib.sha256(name.encode()).digest(), np.uint32).tolist())
+
+
 def seed_of(seed: int, *names: str | int) -> int:
     """The seed of a part of a run, 48 bits: sums such as seed + 1000 k would give one run's stages another run's draws."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()[:6], "big")

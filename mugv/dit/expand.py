@@ -7,7 +7,6 @@ replicated inputs; *plain* noise is independent and moves the function a little.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from mugv.dit.model import MugDiT
 from mugv.dit.sharding import full_shape, shard
+from mugv.draws import generator_named
 from mugv.errors import UserError
 from mugv.recipe.schema import Expansion
 
@@ -61,7 +61,7 @@ def _noise(name: str, value: Tensor, settings: Expansion, seed: int) -> Tensor:
     """Normal noise of the asked signal-to-noise ratio, the same whatever the layout. Its deviation is that of the weights, in dB below."""
     assert settings.noise_db is not None
     e = settings.factor
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"expand/{seed}/{name}".encode()).digest()[:7], "big"))
+    generator = generator_named(f"expand/{seed}/{name}")
     noise = torch.randn(value.shape[0], e, value.shape[1] // e, generator=generator)
     if settings.noise == "symmetric":
         noise = (noise - noise.mean(1, keepdim=True)) * math.sqrt(e / (e - 1))

@@ -7,7 +7,6 @@ Facts 4.1.
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from mugv.dit.model import MugDiT
 from mugv.dit.sharding import full_shape, shard
+from mugv.draws import generator_named
 
 
 @torch.no_grad()
@@ -28,7 +28,7 @@ def initialise(model: MugDiT, seed: int) -> None:
 
 
 def _draw(name: str, shape: list[int], model: MugDiT, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big"))
+    generator = generator_named(f"{seed}/{name}")
     width, layers = model.config.hidden_size, model.config.num_layers
     normal = torch.randn(shape, generator=generator)
     if "layernorm" in name:

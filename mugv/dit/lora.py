@@ -8,7 +8,6 @@ and B replicated. Replicated weights that see a part of the tokens are marked, a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from mugv.dit.layers import column_linear, row_linear
 from mugv.dit.model import MugDiT
 from mugv.dit.sharding import full_shape, shard
+from mugv.draws import generator_named
 from mugv.recipe.schema import LoRA
 
 _MARK = ".lora."
@@ -95,7 +95,7 @@ def settings_of(model: MugDiT) -> LoRA | None:
 def _draw(name: str, shape: list[int], rank: int, seed: int) -> Tensor:
     if name.endswith(".b.weight"):
         return torch.zeros(shape)
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"lora/{seed}/{name}".encode()).digest()[:7], "big"))
+    generator = generator_named(f"lora/{seed}/{name}")
     return torch.randn(shape, generator=generator) / rank
 
 

@@ -114,7 +114,10 @@ class VAETask:
             raise self.guard.refused(f"{what}{reason}", sorted(clips))
 
     def save(self, folder: Path) -> None:
-        """Everything that the next step depends on, written by rank 0."""
+        """Everything that the next step depends on, written by rank 0. UserError where an update has overflowed, which only the next loss
+        would show."""
+        if not all(bool(p.isfinite().all()) for p in self.vae.parameters()):
+            raise UserError("VAE training diverged: the weights are not finite after the last step; lower vae.train.phases[].learning_rate")
         if _rank() == 0:
             state = {"vae": self.vae.state_dict(), "phase": self.phase, "optimizer": self.optimizer.state_dict()}
             state["guards"] = [self.guard.state(), self.discriminator_guard.state()]

@@ -63,6 +63,19 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_its_step_and_clips(cli
     assert all(bool(p.isfinite().all()) for p in task.vae.parameters())
 
 
+def test_weights_that_are_not_finite_never_become_a_checkpoint(clips, tmp_path):
+    task = make(clips)
+
+    def overflow(done, total, metrics):
+        if done == 4:
+            with torch.no_grad():
+                task.vae.logvar.fill_(float("inf"))
+
+    with pytest.raises(UserError, match="the weights are not finite"):
+        fit(task, tmp_path, 6, 2, overflow)
+    assert [step for step, _ in checkpoints(tmp_path)] == [2]
+
+
 def test_a_skipped_step_leaves_autoencoder_and_discriminator_as_they_were(clips, tmp_path):
     task, seen = make(clips, skips=1, gan_weight=0.1, gan_last_fraction=1.0), []
     spoil(task, 2)
