@@ -8,6 +8,7 @@ from scenedetect.detectors import AdaptiveDetector
 
 from mugv.curation.shots import tag_frames
 from mugv.curation.shots.cuts import ContentScore
+from mugv.curation.shots.views import flow_between
 from mugv.curation.windows import cut_windows, shot_rule
 from mugv.media.decode import Frame
 from mugv.media.probe import VideoInfo
@@ -226,3 +227,15 @@ def test_the_content_score_is_the_librarys():
         scores = [detector._calculate_frame_score(FrameTimecode(k, 25.0), picture) for detector in (ours, theirs)]
         assert scores[0] == pytest.approx(scores[1]), k
     assert scores[1] > 10
+
+
+@pytest.mark.parametrize("size", [(31, 96), (16, 500), (20, 3000), (31, 4000), (12, 54), (96, 31), (2000, 18)])
+def test_flow_of_wide_pictures_of_few_rows_crashes_no_process_and_is_found(size):
+    """OpenCV's search ends the process on them: a small file ended a whole run."""
+    rng = np.random.default_rng(0)
+    picture = cv2.GaussianBlur(rng.integers(0, 255, size, np.uint8), (0, 0), 2)
+    field = flow_between(picture, np.roll(picture, 2, axis=1))
+    assert field.shape == (*size, 2)
+    if min(size) >= 16:
+        assert np.median(field[..., 0]) == pytest.approx(2, abs=0.5)
+        assert np.median(field[..., 1]) == pytest.approx(0, abs=0.5)

@@ -26,6 +26,8 @@ WHITE, WHITE_DETAIL = 180.0, 0.5
 """Mean level of the darkest channel, and share of the picture with any contrast, of one that a flash has whitened."""
 BORDER = 20
 """Luma up to which a line of pixels may be black border."""
+LOW = 48
+"""Rows under which a wide picture is turned for the search of its flow; see mugv.curation.scores.motion."""
 LETTERBOX = 8
 """Luma up to which a row may be a letterbox bar; a faded picture is brighter."""
 BLOCK, SEARCH, STEP = 16, 12, 12
@@ -173,6 +175,10 @@ def flow_between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Optical flow float32 [h, w, 2], pixels; zero for pictures too small for it."""
     if min(first.shape) < 16:
         return np.zeros((*first.shape, 2), np.float32)
+    if first.shape[0] < LOW and first.shape[1] > first.shape[0]:
+        # OpenCV's search crashes on wide pictures of few rows, not on high ones of few columns.
+        turned = flow_between(np.ascontiguousarray(first.T), np.ascontiguousarray(second.T))
+        return np.ascontiguousarray(turned.transpose(1, 0, 2)[..., ::-1])
     # A new object each time: OpenCV's keeps buffers of the last size, and with another size its results were seen to change.
     return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(first, second, None)
 
