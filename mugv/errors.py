@@ -3,11 +3,16 @@
 from mugv.redact import redact
 
 
+def one_line(text: str) -> str:
+    """Names and values are anyone's: line breaks become spaces, other characters that no terminal should get are escaped."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
+
+
 class UserError(ValueError):
     """A mistake in the input: the message names the file or key, what is wrong and what would be right, and no secret of a URI."""
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(redact(str(message)))
+        super().__init__(one_line(redact(str(message))))
 
 
 class MissingFeatureError(UserError):

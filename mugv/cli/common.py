@@ -81,7 +81,8 @@ def with_talk(function: Callable[P, R]) -> Callable[..., R]:
 
 
 def one_line_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """A user's mistake, and a file that cannot be used, end the command with one line and exit code 2; -v prints the traceback too."""
+    """A user's mistake, and a file that cannot be used, end the command with one line and exit code 2; of a file, -v prints the
+    traceback too."""
 
     @functools.wraps(function)
     def command(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -89,20 +90,20 @@ def one_line_errors(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except UserError as error:
-            _say(error, str(error))
+            _say(str(error))
         except OSError as error:
             # Without a file name it is no word about the user's files; a closed pipe is typer's business.
             if not error.filename:
                 raise
-            _say(error, f"{os.fsdecode(error.filename)}: {error.strerror}")
+            if talk.verbose:
+                traceback.print_exc()
+            _say(f"{os.fsdecode(error.filename)}: {error.strerror}")
         raise typer.Exit(2)
 
     return command
 
 
-def _say(error: Exception, message: str) -> None:
-    if talk.verbose:
-        traceback.print_exception(error)
+def _say(message: str) -> None:
     typer.echo(f"error: {' '.join(message.split())}", err=True)
 
 
