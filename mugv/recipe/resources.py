@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from mugv.recipe.models import ModelPart as Part
 from mugv.recipe.models import NonNegative
+
+
+def _processors(text: str) -> str:
+    if not re.fullmatch(r"\d+(\.\d+)?|\d+m", text) or not float(text.rstrip("m")):
+        raise ValueError("must be processors as Kubernetes writes them, such as 2, 0.5 or 500m")
+    return text
+
+
+def _bytes(text: str) -> str:
+    if not re.fullmatch(r"\d+(\.\d+)?([EPTGMK]i?)?", text) or not float(re.sub(r"[A-Zi]", "", text)):
+        raise ValueError("must be memory as Kubernetes writes it, such as 8G or 512Mi")
+    return text
 
 
 class Toleration(Part):
@@ -26,9 +39,9 @@ class Toleration(Part):
 class Pool(Part):
     """A node pool of the cluster: what a task asks for and where it may run."""
 
-    cpu: str = "2"
+    cpu: Annotated[str, AfterValidator(_processors)] = "2"
     """Processors a task, requested and limit, as Kubernetes writes them."""
-    memory: str = "8G"
+    memory: Annotated[str, AfterValidator(_bytes)] = "8G"
     """Memory a task, requested and limit, as Kubernetes writes it."""
     gpus: NonNegative = 0
     """GPUs a task."""

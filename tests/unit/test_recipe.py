@@ -47,6 +47,11 @@ def test_shipped_recipes_load_and_survive_their_own_json(name):
         ("register.gate={minimum: {vae_psnr: 30}, maximum: {vae_psnr: 20}}", "minimum 30 of vae_psnr must not exceed its maximum 20"),
         ("register.gate.maximum={vae_psnr: .inf}", r"register\.gate\.maximum\.vae_psnr: .*finite"),
         ("register.gate.significance=0", r"register\.gate\.significance: .*greater than or equal to 0\.001"),
+        (
+            "resources.train.memory=8 GB",
+            r"resources\.train\.memory: must be memory as Kubernetes writes it, such as 8G or 512Mi, got '8 GB'",
+        ),
+        ("resources.vae.cpu='-1'", r"resources\.vae\.cpu: must be processors as Kubernetes writes them, such as 2, 0\.5 or 500m"),
         ("parallel.tensor=3", "world 1 is not a multiple of tensor x pipeline x context = 3"),
         ("encode.sizes=[[40, 48]]", "multiples of 16"),
         ("curation.clip.frames=16", "1 \\+ 8k"),
