@@ -76,11 +76,9 @@ def build_chunks(
 
     dtype: of the weights, by default the layout's; an Engine is given fp32 and rounds for itself.
     """
-    process_groups.initialise(layout)
-    chunks = _chunks(model, make_config(model, text_width, width_divisor, layout), layout)
+    chunks = empty_chunks(model, text_width, width_divisor, layout, dtype)
     for chunk in chunks:
         initialise(chunk, seed)
-        chunk.to(device=here(), dtype=dtype or chunk.config.params_dtype)
     return chunks
 
 
@@ -88,18 +86,14 @@ def empty_chunks(model: DiTModel, text_width: int, width_divisor: int, layout: P
     """The same parts with memory where they will run but without values, for weights that are read from a checkpoint."""
     process_groups.initialise(layout)
     config = make_config(model, text_width, width_divisor, layout)
-    with torch.device("meta"):
-        chunks = _chunks(model, config, layout)
-    for chunk in chunks:
-        allocate(chunk, here(), dtype or config.params_dtype)
-    return chunks
-
-
-def _chunks(model: DiTModel, config: DiTConfig, layout: Parallel) -> list[MugDiT]:
     count = model.layers // (layout.pipeline * layout.virtual_pipeline)
     stage = parallel_state.get_pipeline_model_parallel_rank()
     starts = [(v * layout.pipeline + stage) * count for v in range(layout.virtual_pipeline)]
-    return [MugDiT(config, range(start, start + count)) for start in starts]
+    with torch.device("meta"):
+        chunks = [MugDiT(config, range(start, start + count)) for start in starts]
+    for chunk in chunks:
+        allocate(chunk, here(), dtype or config.params_dtype)
+    return chunks
 
 
 def build_model(model: DiTModel, text_width: int, width_divisor: int, layout: Parallel, seed: int) -> MugDiT:

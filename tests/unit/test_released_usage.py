@@ -21,7 +21,7 @@ from mugv.generation.settings import Settings
 from mugv.media.decode import read_video
 from mugv.recipe.flow import Sampler
 from mugv.text.hashed import HashedEncoder
-from mugv.vae import VideoVAE, save_vae
+from mugv.vae import VideoVAE, load_vae, save_release, save_vae
 
 SUFFIX = " aesthetic score: 6.0."
 
@@ -184,3 +184,13 @@ def test_windows_of_image_to_video_are_those_of_the_published_script(converted, 
     windows.clear()
     generator.decode(latents)
     assert [w.shape[2] for w in windows] == [6, 6, 2]
+
+
+def test_a_negative_prompt_where_there_is_no_dit_to_carry_it_is_refused(converted, vae, tmp_path):
+    cases = [(converted, "back.safetensors", "--negative belongs to the folder that a released DiT file becomes")]
+    cases += [(tmp_path / "vae.pt", "folder", "is a VAE, which is not guided; --negative belongs to the DiT")]
+    save_release(load_vae(vae), tmp_path / "vae.pt")
+    for source, target, message in cases:
+        code, _, err = mugv("convert", source, tmp_path / target, "--negative", "ugly")
+        assert (code, message in err, err.count("\n")) == (2, True, 1), err
+        assert not (tmp_path / target).exists()

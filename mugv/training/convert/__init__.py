@@ -25,12 +25,16 @@ def convert(source: Path, target: Path, options: Options = Options()) -> Report:
     Raises MismatchError with every tensor that does not fit, UserError otherwise.
     """
     if source.is_dir():
+        if options.negative is not None:
+            raise UserError("--negative belongs to the folder that a released DiT file becomes; give it to mugv generate")
         return _to_file(source, target, options)
     if not source.is_file():
         raise UserError(f"{source}: no such file or folder; give a .safetensors or .pt file, or a checkpoint folder")
     state = open_file(source)
     if target.suffix in SUFFIXES:
         raise UserError(f"{target}: a file is converted to a checkpoint folder; give a name without {target.suffix}")
+    if vae.is_vae(state) and options.negative is not None:
+        raise UserError(f"{source}: is a VAE, which is not guided; --negative belongs to the DiT")
     return (vae if vae.is_vae(state) else dit).file_to_folder(source, state, target, options)
 
 
