@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
 from av.video.stream import VideoStream
 
 from mugv.media.probe import VideoInfo, frame_rate, restarts
@@ -17,6 +19,7 @@ class Clock:
     in time are dropped (None)."""
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self.container = container
         self.base = float(stream.time_base or 0)
         self.step = 1 / (frame_rate(stream) or 25)
         self.forward = FORWARD if restarts(container) else float("inf")
@@ -24,11 +27,12 @@ class Clock:
         self.last, self.end = -1.0, 0.0
         """When the last picture was shown, and until when."""
         self.jumps = 0
+        self.ends: dict[int, int] = {}
+        """Of the other streams, in their own units."""
 
     def seconds(self, picture: av.VideoFrame) -> float | None:
-        base = float(picture.time_base or self.base)
-        told = picture.pts is not None and base
-        now = picture.pts * base if told else max(0.0, self.last + self.step) + (self.start or 0.0)
+        base = self.base
+        now = picture.pts * base if picture.pts is not None and base else max(0.0, self.last + self.step) + (self.start or 0.0)
         if self.start is None:
             self.start = now
         step = now - self.start - self.last
@@ -42,12 +46,25 @@ class Clock:
         self.end = now + (picture.duration * base if picture.duration and base else self.step)
         return now
 
-    def missing(self, info: VideoInfo, count: int, reached: float) -> str:
-        """One line when clearly less was shown than the file declares, else empty. `count`: pictures; `reached`: seconds of the
-        longest other stream that were read."""
+    def pass_by(self, packet: Packet[Stream]) -> None:
+        """A packet of another stream: sound that goes on after the pictures shows that the file is longer than they are, and whole."""
+        if packet.pts is not None:
+            index = packet.stream.index
+            self.ends[index] = max(self.ends.get(index, 0), packet.pts + (packet.duration or 0))
+
+    def missing(self, info: VideoInfo, count: int) -> str:
+        """One line when clearly less was shown than the file declares, else empty. `count`: pictures."""
         if not info.seconds or info.length == "estimated" or (info.frames and count >= 0.98 * info.frames - 1):
             return ""
-        reached, least = (
-            (max(self.end, reached), 0.95 * info.seconds - 1.0) if info.length == "file" else (self.end, 0.98 * info.seconds - self.step)
-        )
+        if info.length == "file":
+            return self._short(max(self.end, self._reached()), 0.95 * info.seconds - 1.0, info)
+        return self._short(self.end, 0.98 * info.seconds - self.step, info)
+
+    def _short(self, reached: float, least: float, info: VideoInfo) -> str:
         return f"{self.end:.2f} of {info.seconds:.2f} seconds decode" if reached < least else ""
+
+    def _reached(self) -> float:
+        """Seconds of the longest of the other streams."""
+        streams = [self.container.streams[index] for index in self.ends]
+        spans = (float((self.ends[s.index] - (s.start_time or 0)) * s.time_base) for s in streams if s.time_base is not None)
+        return max(spans, default=0.0)

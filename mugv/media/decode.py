@@ -15,8 +15,6 @@ from typing import Generic, TypeVar
 import av
 import numpy as np
 from av.container import InputContainer
-from av.packet import Packet
-from av.stream import Stream
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
@@ -144,7 +142,6 @@ class VideoReader:
         """Frames so far."""
         self.seconds = 0.0
         """When the last of them is shown."""
-        self._reached = 0.0
 
     def __iter__(self) -> Iterator[Frame]:
         """As `read`."""
@@ -165,41 +162,42 @@ class VideoReader:
 
     def _shown(self, container: InputContainer, stream: VideoStream, keep: Callable[[Decoded], T]) -> Iterator[Shown[T]]:
         converter = Converter(stream.sample_aspect_ratio, stream.codec_context.name)
-        track, clock, smooth = Track(stream, self.threads), Clock(container, stream), Deinterlacer()
-        waiting: deque[Shown[T]] = deque()
-
-        def ready(pictures: list[av.VideoFrame]) -> Iterator[Shown[T]]:
-            for picture in pictures:
-                shown = waiting.popleft()
-                shown.kept = keep(Decoded(picture, converter))
-                yield shown
-
-        for picture in self._pictures(container, stream, track):
+        track, clock, fields = Track(stream, self.threads), Clock(container, stream), Deinterlacer[Shown[T]]()
+        for picture in self._pictures(container, stream, track, clock):
             if self.info is None:
+                if why := refusal(picture):
+                    raise UnreadableVideoError(why)
                 self.info = describe(self.source, container, stream, picture)
-                self._refuse(refusal(picture))
-            order = track.order(picture)
-            intra = picture.key_frame or picture.pict_type == PictureType.I
-            marks = picture.key_frame, intra, track.damage(order, picture.is_corrupt), order, picture.is_corrupt
-            seconds = clock.seconds(picture)
-            if seconds is None:
-                yield Shown(None, -1, self.seconds, *marks)
+            shown: Shown[T] = self._placed(picture, track, clock)
+            if shown.index < 0:
+                yield shown
                 continue
-            waiting.append(Shown(None, self.count, seconds, *marks, clock.jumps))
-            self.count, self.seconds = self.count + 1, seconds
-            yield from ready(smooth.feed(picture))
-        yield from ready(smooth.finish())
+            for ready, its in fields.feed(picture, shown):
+                its.kept = keep(Decoded(ready, converter))
+                yield its
+        for ready, its in fields.finish():
+            its.kept = keep(Decoded(ready, converter))
+            yield its
         if self.info is None:
-            self._refuse(f"no frame can be decoded ({self.problem or track.refused or 'the stream is empty'})")
-        assert self.info is not None
-        self.problem = self.problem or clock.missing(self.info, self.count, self._reached)
+            raise UnreadableVideoError(f"no frame can be decoded ({self.problem or track.refused or 'the stream is empty'})")
+        self.problem = self.problem or clock.missing(self.info, self.count)
 
-    def _pictures(self, container: InputContainer, stream: VideoStream, track: Track) -> Iterator[av.VideoFrame]:
+    def _placed(self, picture: av.VideoFrame, track: Track, clock: Clock) -> Shown[T]:
+        """Its place in time and in the order of decoding; nothing is kept yet."""
+        order, seconds = track.order(picture), clock.seconds(picture)
+        intra = picture.key_frame or picture.pict_type == PictureType.I
+        marks = picture.key_frame, intra, track.damage(order, picture.is_corrupt), order, picture.is_corrupt, clock.jumps
+        if seconds is None:
+            return Shown(None, -1, self.seconds, *marks)
+        self.count, self.seconds = self.count + 1, seconds
+        return Shown(None, self.count - 1, seconds, *marks)
+
+    def _pictures(self, container: InputContainer, stream: VideoStream, track: Track, clock: Clock) -> Iterator[av.VideoFrame]:
         begun = time.perf_counter()
         try:
             for packet in packets(container):
-                if packet.stream.index != stream.index:
-                    self._reach(packet)
+                if packet.stream is not stream:
+                    clock.pass_by(packet)
                     continue
                 pictures = track.decoded(packet)
                 self.busy_seconds += time.perf_counter() - begun
@@ -207,18 +205,6 @@ class VideoReader:
                 begun = time.perf_counter()
         except (av.error.FFmpegError, OSError) as error:
             self.problem = reason(error)
-
-    @staticmethod
-    def _refuse(why: str) -> None:
-        if why:
-            raise UnreadableVideoError(why)
-
-    def _reach(self, packet: Packet[Stream]) -> None:
-        """Sound may go on after the pictures: then the file is longer than they are, and whole."""
-        stream = packet.stream
-        if packet.pts is not None and stream.time_base is not None:
-            end = packet.pts + (packet.duration or 0) - (stream.start_time or 0)
-            self._reached = max(self._reached, float(end * stream.time_base))
 
 
 def _judged(pictures: Iterable[Shown[T]]) -> Iterator[Shown[T]]:

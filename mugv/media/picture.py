@@ -271,13 +271,19 @@ class Converter:
     def __init__(self, ratio: Fraction | None, codec: str, how: int | None = None) -> None:
         """`ratio`: width of a pixel over its height, None for square ones. `how`: the orientation; None: as each frame tells."""
         self.codec, self.how = codec, how
+        self.known: dict[int, int] = {}
         self.placer: av.filter.Graph | None = None
         self.ratio = ratio if ratio and ratio != 1 else None
         self.scalers: dict[tuple[int, int], VideoReformatter] = {}
 
     def orientation(self, frame: av.VideoFrame) -> int:
-        """See mugv.media.orientation."""
-        return orientation(frame) if self.how is None else self.how
+        """See mugv.media.orientation. Looked up once for each angle: a frame whose side data was read is freed late."""
+        if self.how is not None:
+            return self.how
+        angle = frame.rotation
+        if angle not in self.known:
+            self.known[angle] = orientation(frame)
+        return self.known[angle]
 
     def stored_size(self, frame: av.VideoFrame) -> tuple[int, int]:
         """Height and width before rotation, with pixels made square."""
