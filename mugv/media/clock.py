@@ -26,13 +26,15 @@ class Clock:
         self.start: float | None = None
         self.last, self.end = -1.0, 0.0
         """When the last picture was shown, and until when."""
+        self.faults, self.stamps = [0, 0], [-(2**63)] * 2
+        """Of showing and decoding: how often the time ran back, and the last one."""
         self.jumps = 0
         self.ends: dict[int, int] = {}
         """Of the other streams, in their own units."""
 
     def seconds(self, picture: av.VideoFrame) -> float | None:
-        base = self.base
-        now = picture.pts * base if picture.pts is not None and base else max(0.0, self.last + self.step) + (self.start or 0.0)
+        base, stamp = self.base, self._stamp(picture)
+        now = stamp * base if stamp is not None and base else max(0.0, self.last + self.step) + (self.start or 0.0)
         if self.start is None:
             self.start = now
         step = now - self.start - self.last
@@ -45,6 +47,14 @@ class Clock:
         self.last = now
         self.end = now + (picture.duration * base if picture.duration and base else self.step)
         return now
+
+    def _stamp(self, picture: av.VideoFrame) -> int | None:
+        """When it is shown; when it was decoded, once times of showing ran back more often (AVI knows none, and B-frames want some)."""
+        for k, told in enumerate((picture.pts, picture.dts)):
+            if told is not None:
+                self.faults[k] += told <= self.stamps[k]
+                self.stamps[k] = told
+        return picture.pts if self.faults[0] <= self.faults[1] else picture.dts
 
     def pass_by(self, packet: Packet[Stream]) -> None:
         """A packet of another stream: sound that goes on after the pictures shows that the file is longer than they are, and whole."""

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Generic, TypeVar
 
 import av
@@ -22,7 +23,7 @@ from mugv.media.clock import Clock
 from mugv.media.interlace import Deinterlacer
 from mugv.media.orientation import Box
 from mugv.media.picture import Converter, Decoded, Picture, Pixels
-from mugv.media.probe import Source, UnreadableVideoError, VideoInfo, describe, open_container, packets, reason, video_stream
+from mugv.media.probe import Source, UnreadableVideoError, VideoInfo, describe, open_container, packets, reason, restarts, video_stream
 from mugv.media.resize import fit_short_side
 from mugv.media.signal import refusal
 from mugv.media.track import Track
@@ -161,23 +162,22 @@ class VideoReader:
             yield from (shown for shown in _judged(self._shown(container, stream, keep)) if shown.index >= 0)
 
     def _shown(self, container: InputContainer, stream: VideoStream, keep: Callable[[Decoded], T]) -> Iterator[Shown[T]]:
-        converter = Converter(stream.sample_aspect_ratio, stream.codec_context.name)
-        track, clock, fields = Track(stream, self.threads), Clock(container, stream), Deinterlacer[Shown[T]]()
+        converters = _Converters(stream.codec_context.name)
+        track, clock, fields = Track(stream, self.threads, restarts(container)), Clock(container, stream), Deinterlacer[Shown[T]]()
+
+        def kept(pictures: Iterable[tuple[av.VideoFrame, Shown[T]]]) -> Iterator[Shown[T]]:
+            for picture, its in pictures:
+                its.kept = keep(Decoded(picture, converters[track.ratio(its.order)]))
+                yield its
+
         for picture in self._pictures(container, stream, track, clock):
             if self.info is None:
                 if why := refusal(picture):
                     raise UnreadableVideoError(why)
                 self.info = describe(self.source, container, stream, picture)
             shown: Shown[T] = self._placed(picture, track, clock)
-            if shown.index < 0:
-                yield shown
-                continue
-            for ready, its in fields.feed(picture, shown):
-                its.kept = keep(Decoded(ready, converter))
-                yield its
-        for ready, its in fields.finish():
-            its.kept = keep(Decoded(ready, converter))
-            yield its
+            yield from kept(fields.feed(picture, shown)) if shown.index >= 0 else [shown]
+        yield from kept(fields.finish())
         if self.info is None:
             raise UnreadableVideoError(f"no frame can be decoded ({self.problem or track.refused or 'the stream is empty'})")
         self.problem = self.problem or clock.missing(self.info, self.count)
@@ -205,6 +205,16 @@ class VideoReader:
                 begun = time.perf_counter()
         except (av.error.FFmpegError, OSError) as error:
             self.problem = reason(error)
+
+
+class _Converters(dict[Fraction | None, Converter]):
+    """By the width of a pixel."""
+
+    def __init__(self, codec: str) -> None:
+        self.codec = codec
+
+    def __missing__(self, ratio: Fraction | None) -> Converter:
+        return self.setdefault(ratio, Converter(ratio, self.codec))
 
 
 def _judged(pictures: Iterable[Shown[T]]) -> Iterator[Shown[T]]:

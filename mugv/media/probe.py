@@ -28,6 +28,8 @@ FASTEST = 1000
 """Frames per second; a higher rate is one of timestamps, not of pictures."""
 RESTARTS = 0x200
 """libav's flag of formats whose streams may be joined, timestamps beginning anew (TS, PS, Ogg)."""
+FILE_LENGTH = ("asf", "asf_o")
+"""Formats in which libav gives every stream the length of the file."""
 JUMP = 10.0
 """Seconds between two packets of such a stream that are a jump, not a pause."""
 
@@ -150,7 +152,7 @@ def restarts(container: InputContainer) -> bool:
 def _length(container: InputContainer, stream: VideoStream) -> tuple[Literal["own", "file", "estimated"], float]:
     if restarts(container):
         return "estimated", (container.duration or 0) / av.time_base
-    if stream.duration is not None and stream.time_base is not None:
+    if stream.duration is not None and stream.time_base is not None and container.format.name not in FILE_LENGTH:
         return "own", float(stream.duration * stream.time_base)
     before = _first_second(container, stream)
     if told := _clock_time(stream.metadata.get("DURATION", "")):

@@ -1,7 +1,8 @@
-"""From packets to pictures: which decoder, which picture came from which packet, and which packets were damaged."""
+"""From packets to pictures: which decoder, which picture came from which packet, which packets were damaged, how wide pixels are."""
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -19,8 +20,11 @@ WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 class Track:
     """The pictures of a stream. Packets are numbered as they are decoded: the order of decoding."""
 
-    def __init__(self, stream: VideoStream, threads: int) -> None:
+    def __init__(self, stream: VideoStream, threads: int, follow_ratio: bool = False) -> None:
+        """`follow_ratio`: the width of a pixel is what the pictures say, and may change (broadcasts), not what the container says once."""
         self.codec = codec = _decoder(stream)
+        self.follow_ratio = follow_ratio
+        self.ratios = [(0, stream.sample_aspect_ratio)]
         codec.thread_type = "AUTO" if threads > 1 else "NONE"
         codec.thread_count = threads
         self.count = 0
@@ -39,11 +43,18 @@ class Track:
         if packet.is_corrupt:
             self.damaged.append(self.count)
         try:
-            return self.codec.decode(packet)
+            pictures = self.codec.decode(packet)
         except av.error.FFmpegError as error:
             self.damaged.append(self.count)
             self.refused = reason(error)
             return []
+        if self.follow_ratio and (ratio := self.codec.sample_aspect_ratio) != self.ratios[-1][1]:
+            self.ratios = [*self.ratios[-REMEMBERED:], (self.count, ratio)]
+        return pictures
+
+    def ratio(self, order: int) -> Fraction | None:
+        """Width of a pixel over its height in the picture of this packet."""
+        return next((ratio for number, ratio in reversed(self.ratios) if number <= order), self.ratios[0][1])
 
     def order(self, picture: av.VideoFrame) -> int:
         """The number of its packet; of the last one where the file does not tell."""

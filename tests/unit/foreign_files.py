@@ -88,16 +88,16 @@ def streams(path: Path, films: list[tuple[np.ndarray, str, bool]]) -> Path:
     return path
 
 
-def with_sound(path: Path, frames: np.ndarray, seconds: float) -> Path:
+def with_sound(path: Path, frames: np.ndarray, seconds: float, codec: str = "libx264", sound: str = "aac") -> Path:
     """Pictures at 12 a second and so many seconds of silence."""
     with av.open(str(path), "w") as container:
-        film, sound = container.add_stream("libx264", rate=12), container.add_stream("aac", rate=8000)
-        film.height, film.width = frames.shape[1:3]
+        film, track = container.add_stream(codec, rate=12), container.add_stream(sound, rate=8000)
+        film.height, film.width, film.pix_fmt = *frames.shape[1:3], "yuv420p"
         for picture in frames:
-            container.mux(film.encode(av.VideoFrame.from_ndarray(picture)))
+            container.mux(film.encode(av.VideoFrame.from_ndarray(picture).reformat(format="yuv420p")))
         container.mux(film.encode(None))
         silence = av.AudioFrame.from_ndarray(np.zeros((1, round(8000 * seconds)), np.float32), format="fltp", layout="mono")
         silence.sample_rate, silence.time_base = 8000, Fraction(1, 8000)
-        container.mux(sound.encode(silence))
-        container.mux(sound.encode(None))
+        container.mux(track.encode(silence))
+        container.mux(track.encode(None))
     return path

@@ -8,6 +8,8 @@ from footage_tools import curated, encode, scaled, shot
 from foreign_files import edited, joined, packets_of, streams, ts, with_sound, without_packet
 
 from mugv.media.decode import Frame, VideoReader, read_video
+from mugv.media.decoder import ProcessReader
+from mugv.media.picture import Want
 from mugv.media.probe import UnreadableVideoError, probe
 
 GOP = {"x264-params": "keyint=24:min-keyint=24:scenecut=0:bframes=2"}
@@ -40,6 +42,20 @@ def test_empty_frames_of_an_avi_are_not_missing(tmp_path):
 def test_sound_that_goes_on_after_the_pictures_does_not_make_them_cut_short(tmp_path):
     assert frames_of(with_sound(tmp_path / "a.mkv", LONG[:24], 9.0))[1] == ""
     assert frames_of(with_sound(tmp_path / "b.mkv", LONG, 3.0))[1] == ""
+
+
+def test_windows_media_tells_the_length_of_the_file_not_of_its_pictures(tmp_path):
+    path = with_sound(tmp_path / "a.wmv", LONG[:24], 9.0, codec="wmv2")
+    frames, problem = frames_of(path)
+    assert (len(frames), problem) == (24, "")
+
+
+def test_avi_with_b_frames_knows_no_times_of_showing(tmp_path):
+    """Half of the frames ran back in time and were dropped, the rest was `truncated`."""
+    frames, problem = frames_of(encode(tmp_path / "a.avi", LONG, options={"x264-params": "bframes=3:b-adapt=0"}))
+    assert (len(frames) >= 77, problem) == (True, "")
+    assert np.diff([frame.seconds for frame in frames[2:]]) == pytest.approx(1 / 12, abs=1e-3)
+    assert max(np.abs(a.rgb().astype(int) - b).mean() for a, b in zip(frames[::-1], LONG[::-1], strict=False)) < 6
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.avi", "a.flv", "a.mp4"])
@@ -123,6 +139,15 @@ def test_a_change_of_size_is_a_boundary_and_both_parts_are_curated(tmp_path):
     joined(parts, tmp_path / "videos" / "a.ts")
     rows = curated(tmp_path, tmp_path / "videos")
     assert [(row.start_frame, row.width, row.height, row.status) for row in rows] == [(0, 128, 96, "kept"), (26, 96, 96, "kept")]
+
+
+def test_pixels_that_become_wider_begin_a_shot(tmp_path):
+    """A broadcast goes from 4:3 to 16:9: the pictures keep their size, their pixels do not; here the chroma changes, too."""
+    narrow = ts(tmp_path / "1.ts", LONG[:39], options={"x264-params": "sar=1/1:bframes=2"})
+    wide = ts(tmp_path / "2.ts", LONG[39:], offset=3.25, pixels="yuv422p", options={"x264-params": "sar=4/3:bframes=2"})
+    path = joined([narrow, wide], tmp_path / "a.ts")
+    for reader in (VideoReader(path), ProcessReader(path, [Want(120)])):
+        assert [frame.size for frame in reader] == [(120, 160)] * 39 + [(120, 213)] * 39
 
 
 @pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile good.mp4\n", "#EXTM3U\n#EXTINF:2,\ngood.mp4\n#EXT-X-ENDLIST\n"])
