@@ -220,8 +220,8 @@ def _from_registry(model: str | None, state: Path | None) -> dict[str, Any]:
     """What Generator.open takes: a version knows the sampler that it was evaluated with, beside its networks."""
     from mugv.cli.models import model_name, open_registry
 
-    registry = open_registry(state)
-    artifacts = registry.download(registry.resolve(model or f"models:/{model_name(registry, None)}@champion"))
+    with open_registry(state) as registry:
+        artifacts = registry.download(registry.resolve(model or f"models:/{model_name(registry, None)}@champion"))
     names = {"checkpoint": "checkpoint", "vae": "vae", "evaluation": "evaluated"}
     return {names[name]: path for name, path in artifacts.items() if name in names}
 

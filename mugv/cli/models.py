@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,16 +18,19 @@ if TYPE_CHECKING:
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the registered model (default: the only one, or mugv).")]
 
 
-def open_registry(state: Path | None) -> Registry:
-    """The registry at MLFLOW_TRACKING_URI, or the one in the state folder."""
+@contextmanager
+def open_registry(state: Path | None) -> Iterator[Registry]:
+    """The registry at MLFLOW_TRACKING_URI, or the one in the state folder; one line in the block for a server that does not answer."""
     import os
 
     from mugv.platform.registry import Registry
-    from mugv.platform.tracking import Tracking
+    from mugv.platform.tracking import Tracking, answering
 
     if not os.environ.get("MLFLOW_TRACKING_URI") and not (existing_state(state) / "mlflow.db").is_file():
         raise UserError(f"state folder {state_folder(state)}: no model is registered there; `mugv run` does it, or give another --state")
-    return Registry(Tracking.of_state(state_folder(state)))
+    tracking = Tracking.of_state(state_folder(state))
+    with answering(tracking):
+        yield Registry(tracking)
 
 
 def model_name(registry: Registry, given: str | None) -> str:
@@ -50,11 +55,11 @@ def lineage(
     """Where a model came from: run, stages, checkpoints, data, commit, recipe."""
     from mugv.platform.lineage import lineage_tree
 
-    registry = open_registry(state)
-    version = registry.resolve(model or f"models:/{model_name(registry, None)}@champion")
-    champion = registry.champion(version.name)
+    with open_registry(state) as registry:
+        version = registry.resolve(model or f"models:/{model_name(registry, None)}@champion")
+        champion = registry.champion(version.name)
+        found = registry.lineage(version)
     aliases = ["champion"] if champion and champion.version == version.version else []
-    found = registry.lineage(version)
     if as_json:
         print_json({"model": version.name, "version": version.version, "aliases": aliases, "lineage": found})
     else:
@@ -65,13 +70,13 @@ def promote(
     version: Annotated[str, typer.Argument(help="Number of the version.")], name: NameOption = None, state: StateOption = None
 ) -> None:
     """Make a version the champion, whatever the gate said."""
-    registry = open_registry(state)
-    promoted = registry.promote(model_name(registry, name), version, "by hand")
+    with open_registry(state) as registry:
+        promoted = registry.promote(model_name(registry, name), version, "by hand")
     typer.echo(f"champion of {promoted.name} is now version {promoted.version}")
 
 
 def rollback(name: NameOption = None, state: StateOption = None) -> None:
     """Give `champion` back to the version that had it before."""
-    registry = open_registry(state)
-    left, back = registry.rollback(model_name(registry, name))
+    with open_registry(state) as registry:
+        left, back = registry.rollback(model_name(registry, name))
     typer.echo(f"champion of {back.name} is now version {back.version} again (was {left.version})")

@@ -194,14 +194,19 @@ def _drop_lost_version(environment: RunEnvironment, recipe: Recipe, keys: dict[s
 
     from mugv.errors import UserError
     from mugv.platform.registry import Registry
+    from mugv.platform.tracking import Tracking, TrackingAwayError, answering
 
     store = environment.open_store()
     found = store.find(f"register/{keys['register']}")
     if found is None or not environment.experiment:
         return
     uri = json.loads((store.fetch(found) / "registered.json").read_text())["uri"]
+    tracking = Tracking(environment.tracking_uri)
     try:
-        Registry(environment.tracking_uri).resolve(uri)
+        with answering(tracking):
+            Registry(tracking).resolve(uri)
+    except TrackingAwayError as error:
+        console.print(f"{error}; whether {uri} is still there is not known", markup=False)
     except UserError:
         console.print(f"{uri} is not in the registry any more: it is registered again", markup=False)
         store.remove(f"register/{keys['register']}")

@@ -15,10 +15,12 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mugv.errors import UserError
 from mugv.platform import database
 from mugv.platform.records import DamagedRecordError, RunRecord, all_runs, read_json, write_json
 from mugv.redact import redact
@@ -92,6 +94,23 @@ class Tracking:
     def start_run(self, name: str, started: float, tags: dict[str, str]) -> str:
         run = self.client.create_run(self.experiment, start_time=int(started * 1000), run_name=name, tags=tags)
         return str(run.info.run_id)
+
+
+class TrackingAwayError(UserError):
+    """MLflow did not answer, or refused; asking again may help."""
+
+
+@contextmanager
+def answering(tracking: Tracking) -> Iterator[None]:
+    """One line, without a password, for a server or database that does not answer or refuses what the block asks."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, ConnectionError) as error:
+        reason = redact(str(error).splitlines()[0])[:200]
+        raise TrackingAwayError(f"MLflow {tracking.shown} does not answer as asked ({reason}); check it and MLFLOW_TRACKING_URI") from None
 
 
 class Forwarder:

@@ -85,16 +85,12 @@ def _compare(champion: Version | None, model: str, digest: str, key: str) -> tup
 
 
 def _present_champion(model: str, environment: RunEnvironment) -> Version | None:
-    from mlflow.exceptions import MlflowException
-
     from mugv.platform.registry import Registry
-    from mugv.platform.tracking import Tracking
+    from mugv.platform.tracking import Tracking, answering
 
-    uri = environment.tracking_uri or Tracking.of_state(environment.state).uri
-    try:
-        return Registry(uri).champion(model)
-    except (MlflowException, ConnectionError) as error:
-        raise UserError(f"MLflow {uri} does not answer: {str(error).splitlines()[0][:200]}") from error
+    tracking = Tracking(environment.tracking_uri) if environment.tracking_uri else Tracking.of_state(environment.state)
+    with answering(tracking):
+        return Registry(tracking).champion(model)
 
 
 def component_main(recipe_json: str, repository: str, path: str, revision: str, output: str, recipe_output: str) -> str:

@@ -2,12 +2,15 @@
 
 import base64
 import io
+import socket
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from recipes import TREE, write_recipe
+from typer.testing import CliRunner
 
+from mugv.cli.main import app
 from mugv.errors import UserError
 from mugv.platform.tracking import Tracking
 from mugv.recipe import load_recipe
@@ -53,3 +56,17 @@ def test_pictures_of_a_request_that_are_none_are_one_line() -> None:
     for text in ("no base64!", "é", base64.b64encode(b"text").decode(), base64.b64encode(whole.getvalue()[:60]).decode()):
         with pytest.raises(UserError, match="image"):
             picture(_decoded(text))
+
+
+@pytest.mark.parametrize("command", [("lineage",), ("promote", "1"), ("rollback",), ("generate", "x", "-o", "x.mp4")])
+def test_server_that_is_away_is_one_line_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:{SECRET}@127.0.0.1:{port}")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [*command, "--state", str(tmp_path)])
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert (done.exit_code, SECRET in done.output, done.output.count("\n")) == (2, False, 1)
+    assert done.output.startswith(f"error: MLflow http://***@127.0.0.1:{port} does not answer as asked (")
