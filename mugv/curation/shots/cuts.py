@@ -14,7 +14,7 @@ import numpy as np
 from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 
-from mugv.curation.shots.views import Region, View, change, changed_region, colour, leaps, structure
+from mugv.curation.shots.views import View, change, changed_region, colour, leaps, structure
 from mugv.recipe.curation import ShotSplit
 
 RATIO, WINDOW = 1.3, 2
@@ -91,15 +91,14 @@ class Cuts:
         step = size / (max(beside.values(), default=0.0) + 0.3)
         if (ratio > SUDDEN or (step > BARE_SUDDEN and size > LARGE)) and min(before.detail, after.detail) < BARE:
             return True
-        region = self._region(at)
-        alike = structure(before, after, region.where if region else None)
-        if region and region.sudden > SUDDEN and region.size > UNDER_GRAPHICS and alike < LARGE_ALIKE:
-            return True
+        alike = structure(before, after)
         if alike < LARGE_ALIKE and self._inserted(at):
             return True
         if step > SUDDEN and size > LARGE and alike < LARGE_ALIKE:
             return True
-        return alike < 0.45 + 0.06 * min(3.0, ratio) or (ratio > SUDDEN and alike < 0.8 and colour(before, after) < 0.3)
+        if alike < 0.45 + 0.06 * min(3.0, ratio) or (ratio > SUDDEN and alike < 0.8 and colour(before, after) < 0.3):
+            return True
+        return self._under_graphics(at)
 
     def heals(self, at: int) -> bool:
         """Whether damage that the decoder did not notice ends with frame `at`, a key frame inside a shot: there the picture leaps.
@@ -149,9 +148,14 @@ class Cuts:
                     return True
         return False
 
-    def _region(self, at: int) -> Region | None:
-        """What changes with frame `at` alone, when the frames beside it are known."""
-        return changed_region([self.view(k) for k in range(at - 2, at + 2)]) if 2 <= at < self.count - 1 else None
+    def _under_graphics(self, at: int) -> bool:
+        """Much of the picture changes at once into another scene, the rest stays as it was."""
+        if not 2 <= at < self.count - 1:
+            return False
+        region = changed_region([self.view(k) for k in range(at - 2, at + 2)])
+        if region is None or region.sudden < SUDDEN or region.size < UNDER_GRAPHICS:
+            return False
+        return structure(self.view(at - 1), self.view(at), region.where) < LARGE_ALIKE
 
 
 def _darker(first: View, second: View) -> float:
