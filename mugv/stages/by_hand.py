@@ -140,7 +140,11 @@ def _bind(node: Node, work: Path, made: dict[str, Any], force: bool) -> None:
     """Write down what the work is made of. UserError naming what differs when unfinished work of something else lies there."""
     path, scratch = work / MADE, work / "scratch"
     if path.exists():
-        different = list(_differences(json.loads(path.read_text()), made))
+        try:
+            before = json.loads(path.read_text())
+        except ValueError:
+            before = {}
+        different = list(_differences(before, made))
         # A stage that failed before it had anything leaves nothing that could be lost.
         if different and not force and scratch.is_dir() and os.listdir(scratch):
             raise UserError(

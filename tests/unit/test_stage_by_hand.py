@@ -127,6 +127,10 @@ def test_unfinished_work_of_another_recipe_is_not_gone_on_with(recipe: Path, tmp
     line = refused(stage(recipe, out, "--set", "data.sample.seed=7", "--set", "data.sample.size=48"))
     assert "unfinished work of something else (data.sample.seed 0, now 7; data.sample.size 32, now 48)" in line
     assert (tmp_path / "out.work/scratch/half").exists(), "the old recipe can still go on"
+    made = (tmp_path / "out.work/made.json").read_text()
+    (tmp_path / "out.work/made.json").write_text(made[:50])
+    assert "unfinished work of something else" in refused(stage(recipe, out)), "what it is of cannot be read"
+    (tmp_path / "out.work/made.json").write_text(made)
     whole = sample_footage.run
     monkeypatch.setattr(sample_footage, "run", lambda ctx: (seen.append(sorted(os.listdir(ctx.work))), whole(ctx))[1])
     assert stage(recipe, out, "--set", "data.sample.seed=7", "--force").exit_code == 0
