@@ -219,7 +219,7 @@ class SFT(TrainStage):
     best_fraction: Fraction = 0.5
     """Share of the training clips kept, by composite score (paper 2.2: 0.1)."""
     checkpoints: Positive = 4
-    """How many evenly spaced checkpoints of the stage are averaged."""
+    """How many evenly spaced checkpoints of the stage are averaged; with `average_decay`, the running averages in them."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     """rho of the average: weight of checkpoint i of N is rho^(N - i)."""
 

@@ -12,16 +12,12 @@ from mugv.training.convert import open_distributed
 ZERO = {"distributed_optimizer": True}
 CASES: dict[int, dict[str, dict]] = {
     2: {
-        "data": {"layout": {}},
-        "zero": {"layout": ZERO},
         "zero overlap": {"layout": {**ZERO, "overlap": True}},
         "tensor": {"layout": {"tensor": 2, "sequence_parallel": True}},
-        "pipeline": {"layout": {"pipeline": 2}},
         "interleaved": {"layout": {"pipeline": 2, "virtual_pipeline": 2}},
         "context zero": {"layout": {"context": 2, **ZERO}},
         "muon": {"layout": {}, "muon": True},
         "lora zero": {"layout": ZERO, "lora": True},
-        "lora tensor": {"layout": {"tensor": 2}, "lora": True},
     },
     4: {"tensor zero": {"layout": {"tensor": 2, **ZERO}}},
 }

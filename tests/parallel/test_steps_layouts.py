@@ -12,17 +12,10 @@ from training_tools import write_candidates
 
 KTO = {
     1: {"one": {}},
-    2: {"data": {}, "data micro": {"micro_batch": 2}, "pipeline": {"pipeline": 2, "micro_batch": 2}},
-    4: {"data and pipeline": {"pipeline": 2, "micro_batch": 2}, "zero": {"distributed_optimizer": True, "overlap": True}},
+    2: {"data micro": {"micro_batch": 2}, "pipeline": {"pipeline": 2, "micro_batch": 2}},
+    4: {"zero": {"distributed_optimizer": True, "overlap": True}},
 }
-REFUSED = {
-    2: {
-        "data": {},
-        "data zero": {"distributed_optimizer": True, "overlap": True},
-        "pipeline": {"pipeline": 2},
-        "tensor": {"tensor": 2},
-    }
-}
+REFUSED = {2: {"data zero": {"distributed_optimizer": True, "overlap": True}, "pipeline": {"pipeline": 2}}}
 
 
 def jobs(world: int) -> list[dict]:
