@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mugv.cli.common import StateOption, check_output, existing_state
+from mugv.cli.common import StateOption, check_output, existing_state, talk
 from mugv.cli.generate_start import Start
 from mugv.errors import UserError
 
@@ -116,7 +116,7 @@ def _say(notes: list[str], generator: Generator, suffix: str | None, negative: s
         notes.append("guidance leads away from the empty text: the checkpoint names no other (--negative, or mugv convert --negative)")
     if rate != generator.fps:
         notes.append(f"the network is told {generator.fps:g} frames a second, the file plays at {rate:g} (--fps)")
-    for note in notes:
+    for note in () if talk.quiet else notes:
         typer.echo(note, err=True)
 
 

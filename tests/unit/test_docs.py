@@ -24,7 +24,7 @@ def name(page: Path) -> str:
 def command_lines(text: str) -> list[list[str]]:
     """Words of every `mugv COMMAND ...` in the indented blocks of a page; continued lines count as one."""
     block = "\n".join(line for line in text.replace("\\\n", " ").splitlines() if line.startswith("    "))
-    lines = [part.strip() for line in block.splitlines() for part in re.split(r"\s+#\s|\s;\s|\s&&\s", line)]
+    lines = [part.strip() for line in block.splitlines() for part in re.split(r"\s+#\s|\s;\s|\s&&\s|\s\|\s", line)]
     return [shlex.split(line)[1:] for line in lines if re.match(r"mugv [a-z]", line)]
 
 
