@@ -63,7 +63,7 @@ def test_no_key_of_a_recipe_is_missing_on_its_page() -> None:
     for key in ("name", "curation.motion.maximum", "vae.train.phases.N.learning_rate", "pretrain.N.expand.factor", "register.gate.minimum"):
         assert f"| `{key}` |" in page
     assert "At `pretrain.N.optimizer`, `sft.optimizer`, `align.rounds.N.optimizer`." in page
-    assert "| `curation.exposure` | [Range](#range) | `minimum: 8`, `maximum: 247` |" in page
+    assert "| `curation.exposure` | [Levels](#levels) | `minimum: 8`, `maximum: 247` |" in page
 
 
 def test_a_key_without_words_and_an_option_without_help_are_refused_by_name() -> None:
