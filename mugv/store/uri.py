@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://|(file):/", re.IGNORECASE)
 
 
 def scheme_of(address: str) -> str:
     """Scheme of a URI in lower case; "" for a path."""
     found = _SCHEME.match(address)
-    return found.group(1).lower() if found else ""
+    return (found[1] or found[2]).lower() if found else ""
 
 
 def file_uri(path: Path) -> str:
