@@ -234,6 +234,7 @@ def test_a_shard_is_the_same_whatever_is_done_with_it_later(tmp_path: Path) -> N
 
 
 CHANGES_NO_RESULT = {
+    "scan": "curation",  # whether a run without captions is refused
     "train_vae": "encode.batch",  # how many clips are measured at once
     "evaluate": "register.gate.minimum",  # bars beside the table; the report of a run draws them anew
 }
