@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -137,6 +138,9 @@ def judge(window: Window, source: SourceFile, settings: Curation, scores: Sequen
     clip, box, measured = measure(window.clip, scores, settings)
     values: dict[str, Any] = dict(measured)
     assert isinstance(clip, Clip)
+    if wrong := [f"{name} {value}" for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]:
+        # It would pass every threshold and put the ranks of all clips out of order.
+        raise ValueError(f"a score is no number: {wrong[0]}")
     height, width = fit_short_side(*clip.size, settings.clip.short_side)
     crop = ",".join(map(str, box)) if box else ""
     row = replace(row, crop=crop, width=width, height=height, frames=clip.count, fps=settings.clip.fps, **values)

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote_to_bytes, urlparse
 
 from mugv.curation import sources_s3
 from mugv.curation.sources import SourceFile, finish
 from mugv.curation.sources_captions import Said, read_captions
-from mugv.curation.sources_folder import COMMON, find_videos, is_video, named, passed_over
+from mugv.curation.sources_folder import COMMON, find_videos, is_video, named, passed_over, storable
 from mugv.curation.sources_list import read_list, s3_digest, signed_uris
 from mugv.errors import UserError
 
@@ -77,14 +77,16 @@ def known_here(location: str) -> bool:
 
 
 def _path(location: str, key: str = "data.videos") -> Path:
-    """Raises UserError for a scheme other than file://."""
+    """Raises UserError for a scheme other than file://, and for a path that records and pipelines cannot hold."""
+    if (shown := storable(location)) != location:
+        raise UserError(f"{key} {shown}: a path that is not UTF-8; give it another name, or a link to it (names of files in it may be so)")
     if "://" not in location:
         return Path(location)
     url = urlparse(location)
     if url.scheme != "file":
         kinds = "a path, file://, or s3://" + (", or a .parquet list of such URIs or of http(s)://" if key == "data.videos" else "")
         raise UserError(f"{key} {location}: scheme {url.scheme!r} is not supported; use {kinds}")
-    return Path(unquote(url.path))
+    return Path(os.fsdecode(unquote_to_bytes(url.path)))
 
 
 def _list(location: str) -> list[SourceFile]:

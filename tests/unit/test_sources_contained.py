@@ -11,6 +11,7 @@ import pytest
 from footage_tools import curated, encode, scaled, shot
 
 from mugv.curation import shard as module
+from mugv.curation import source
 from mugv.curation.rows import ClipRow
 from mugv.errors import UserError
 from mugv.media import decoder
@@ -122,3 +123,18 @@ def test_pauses_that_follow_each_other_are_one_row(tmp_path, videos):
         assert [r.reason for r in rows_of(rows, name)] == ["low_frame_rate"], name
         (row,) = rows_of(rows, name)
         assert (row.start_frame, row.end_seconds > 30) == (0, True)
+
+
+def test_a_score_that_is_no_number_costs_its_source_and_no_ranks(tmp_path, videos, monkeypatch):
+    encode(videos / "bad.mp4", np.concatenate([shot(3), shot(4)]))
+    alone = curated(tmp_path / "alone", videos)
+    real = source.measure
+
+    def measure(clip, *rest):
+        clip, box, values = real(clip, *rest)
+        return clip, box, values | ({"motion": float("nan")} if clip.info.bytes == (videos / "bad.mp4").stat().st_size else {})
+
+    monkeypatch.setattr(source, "measure", measure)
+    (row,) = rows_of(curated(tmp_path / "both", videos), "bad.mp4")
+    assert (row.reason, row.detail) == ("failed", "ValueError: a score is no number: motion nan")
+    assert all(r.status == "kept" for r in alone)

@@ -201,3 +201,11 @@ def written(path: Path, frames: np.ndarray, container: str, codec: str) -> None:
         for picture in frames:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(format=pixels)))
         file.mux(stream.encode(None))
+
+
+def test_a_folder_whose_own_path_no_record_can_hold_is_refused_in_one_line(tmp_path, videos):
+    odd = videos.rename(tmp_path / os.fsdecode(b"v\xe9"))
+    with pytest.raises(UserError, match=r"v.xe9: a path that is not UTF-8; give it another name, or a link"):
+        read_sources(odd)
+    (tmp_path / "link").symlink_to(odd)
+    assert [s.name for s in read_sources(tmp_path / "link")] == ["good.mp4"]
