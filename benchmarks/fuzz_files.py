@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from benchmarks.fuzz_footage import write_footage
 from benchmarks.fuzz_mutations import mutated
 from mugv.curation import shard
@@ -26,6 +28,7 @@ from mugv.curation.rows import ClipRow, read_rows
 from mugv.curation.sources import TABLE, SourceFile, assign_shards, read_sources_table, write_sources
 from mugv.curation.sources_folder import EXTENSIONS
 from mugv.curation.sources_read import read_sources
+from mugv.media.decoder import KEPT_BYTES
 from mugv.recipe.curation import Curation, Range
 
 BATCH = 12
@@ -35,7 +38,8 @@ SLOWEST_SECONDS = 60.0
 STUCK_SECONDS = 900
 """For a batch, after which the process ends with a traceback of where it is."""
 GROWTH_BAR = 64 * 2**20
-"""Bytes by which all processes together may grow between the first batches and the last."""
+"""Bytes by which this process may grow between the first batches and the last."""
+DECODERS_BAR = KEPT_BYTES + 64 * 2**20
 MOST_FAULTS = 20
 WARM = 5
 """Batches before memory is measured, and over which its median is taken."""
@@ -56,7 +60,9 @@ class Fuzzed:
     slowest: float = 0.0
     """Seconds of one source."""
     memory: list[int] = field(default_factory=list)
-    """Bytes after each batch, of this process and its decoders."""
+    """Bytes of this process after each batch."""
+    decoders: int = 0
+    """Most bytes of the decoders that wait, after any batch."""
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -85,7 +91,9 @@ def fuzz_files(
             if rows is not None and _of(rows, GOOD) != _of(alone or [], GOOD):
                 found.faults.append(f"mutation {found.mutations}: the good file's rows are others")
             gc.collect()
-            found.memory.append(memory())
+            own, decoders = memory()
+            found.memory.append(own)
+            found.decoders = max(found.decoders, decoders)
             found.seconds = time.monotonic() - began
             yield found
 
@@ -180,12 +188,10 @@ def _of(rows: Sequence[ClipRow], name: str) -> list[ClipRow]:
     return [row for row in rows if row.source == name]
 
 
-def memory() -> int:
-    """Resident bytes of this process and its children."""
-    import psutil
-
+def memory() -> tuple[int, int]:
+    """Resident bytes of this process, and of its children."""
     process = psutil.Process()
-    return sum(p.memory_info().rss for p in (process, *process.children(recursive=True)))
+    return process.memory_info().rss, sum(p.memory_info().rss for p in process.children(recursive=True))
 
 
 def report(found: Fuzzed) -> list[str]:
@@ -194,7 +200,8 @@ def report(found: Fuzzed) -> list[str]:
     lines = [
         f"{found.mutations:,} mutations in {found.seconds:.0f} s ({rate:.1f} a second), slowest source {found.slowest:.1f} s",
         "rows: " + ", ".join(f"{reason} {count}" for reason, count in found.reasons.most_common()),
-        f"memory after each batch: {found.growth / 2**20:+.0f} MiB from the first batches to the last (bar {GROWTH_BAR >> 20} MiB)",
+        f"memory after each batch: {found.growth / 2**20:+.0f} MiB from the first batches to the last (bar {GROWTH_BAR >> 20} MiB),"
+        f" decoders {found.decoders / 2**20:.0f} MiB at most (bar {DECODERS_BAR >> 20} MiB)",
     ]
     lines += [f"contained {count} x {text}" for text, count in found.contained.most_common(12)]
     return lines + [f"FAULT {fault}" for fault in found.faults] + [f"{len(found.faults)} faults"]
@@ -214,5 +221,7 @@ def run(minutes: float, seed: int, videos: Path | None, keep: Path | None) -> in
                 print(f"{found.mutations:,} mutations, {found.seconds:.0f} s, {len(found.faults)} faults", flush=True)
     if found.growth > GROWTH_BAR:
         found.faults.append(f"memory grew by {found.growth / 2**20:.0f} MiB")
+    if found.decoders > DECODERS_BAR:
+        found.faults.append(f"decoders keep {found.decoders / 2**20:.0f} MiB")
     print("\n".join(report(found)))
     return int(bool(found.faults))

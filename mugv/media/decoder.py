@@ -23,6 +23,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from mugv.media.decode import Frame, VideoReader
 from mugv.media.picture import Converter, Decoded, Layout, Want, packed, unpacked
 from mugv.media.probe import NoVideoStreamError, UnreadableVideoError, VideoInfo
@@ -35,6 +37,9 @@ TOGETHER, TOGETHER_LARGE = 8, 2
 """Frames that it hands over at a time; fewer of those that take long to decode."""
 STALLED_SECONDS = 120.0
 """Without a message from the decoder, after which the file counts as one that never ends; a group of frames takes a second at most."""
+KEPT_BYTES = 384 * 2**20
+"""Memory with which a decoder waits for the next file; one that has more is ended. A 4K file leaves 240 MiB; damaged ones that claim
+large pictures left 3 GiB after some hundreds, which the allocator never gave back."""
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 """Ends of the decoder's process that the file is to blame for."""
 
@@ -156,7 +161,11 @@ class _Process:
         self.slots.freed.extend(slot for slot, *_ in self.group)
         self.group.clear()
         self.converters.clear()
-        if not self.pipe.closed:
+        if self.pipe.closed:
+            return
+        if psutil.Process(self.child.pid).memory_info().rss > KEPT_BYTES:
+            self.close()
+        else:
             _idle.append(self)
 
     def close(self) -> None:
