@@ -4,9 +4,11 @@ import struct
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from footage_tools import curated, encode, scaled, shot
+from foreign_files import joined, ts
 
 from mugv.curation.rows import ClipRow
 from mugv.media import tone
@@ -224,8 +226,6 @@ def comb(luma: np.ndarray) -> float:
 
 def panning(frames: int, step: int = 6) -> np.ndarray:
     """Blurred noise that moves `step` pixels a frame."""
-    import cv2
-
     noise = np.random.default_rng(0).normal(0, 1, (120, 160 + step * frames)).astype(np.float32)
     texture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
     return np.stack([np.repeat(texture[:, step * k : step * k + 160, None], 3, 2) for k in range(frames)])
@@ -248,8 +248,6 @@ def test_interlaced_pictures_are_deinterlaced(tmp_path):
 
 def test_progressive_pictures_in_an_interlaced_stream_stay_as_they_are(tmp_path):
     """Half a file progressive, half interlaced, in one stream: only the woven pictures are touched."""
-    from foreign_files import joined, ts
-
     frames = panning(50)
     plain = ts(tmp_path / "1.ts", frames[:25], fps=25)
     woven = ts(tmp_path / "2.ts", interlaced(tmp_path / "woven.mp4", frames), offset=1.0)
