@@ -39,7 +39,7 @@ def runs(
         names = [line["run"], line["recipe"] or "", str(line["videos"] or "sample footage"), line["status"] or ""]
         table.add_row(*names, seconds, str(line["stage_count"]), str(line["hit_count"]))
     console = open_console()
-    console.print(table)
+    console.print(table if lines else f"no runs in {folder} yet")
     for text in damaged:
         console.print(f"{text}; its outputs are in the store all the same", markup=False)
 

@@ -1,5 +1,6 @@
 """The command line: starts fast, imports nothing heavy, and turns every mistake into one line and exit code 2."""
 
+import json
 import os
 import re
 import socket
@@ -137,6 +138,12 @@ def test_a_model_that_was_held_back_is_told_last_with_how_to_use_it(
         f"model models:/mugv/2 is registered and {standing}: version 2 was held back (t2v_seen_colour 0.93 is under 0.95)"
     )
     assert "--model models:/mugv/2" in line
+
+
+def test_a_state_without_runs_says_so(tmp_path: Path) -> None:
+    assert mugv("runs", "--state", str(tmp_path)) == (0, f"no runs in {tmp_path} yet\n", "")
+    code, out, _ = mugv("runs", "--json", "--state", str(tmp_path))
+    assert (code, json.loads(out)) == (0, {"state": str(tmp_path), "runs": [], "damaged": []})
 
 
 def test_plan_writes_nothing(recipe: str, tmp_path: Path) -> None:
