@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
 
 from mugv import digests
 from mugv.durable import sync
+from mugv.guard import from_all_ranks
 
 
 def seal(folder: Path) -> None:
@@ -17,7 +17,7 @@ def seal(folder: Path) -> None:
     mine = digests.names_in(folder)[rank() :: world()]
     for name in mine:
         sync(folder / name)
-    parts = _from_all(digests.compute(folder, mine))
+    parts = from_all_ranks(digests.compute(folder, mine))
     if rank() == 0:
         digests.write(folder, {name: digest for part in parts for name, digest in part.items()})
         for path in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
@@ -32,7 +32,7 @@ def damage(folder: Path) -> str:
         found = f"{digests.NAME} is missing or damaged"
     else:
         found = digests.damage(folder, {name: known[name] for name in sorted(known)[rank() :: world()]})
-    return next((part for part in _from_all(found) if part), "")
+    return next((part for part in from_all_ranks(found) if part), "")
 
 
 def rank() -> int:
@@ -46,12 +46,3 @@ def world() -> int:
 def barrier() -> None:
     if world() > 1:
         dist.barrier()
-
-
-def _from_all(value: Any) -> list[Any]:
-    """The value of each rank."""
-    if world() == 1:
-        return [value]
-    values = [None] * world()
-    dist.all_gather_object(values, value)
-    return values
