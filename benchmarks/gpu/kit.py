@@ -36,6 +36,7 @@ PACKAGES = (
     "pygments",
     "pytest",
     "pyyaml",
+    "regex",
     "safetensors",
     "tqdm",
     "typing-extensions",

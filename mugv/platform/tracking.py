@@ -65,17 +65,17 @@ class Tracking:
 
     def prepare(self, say: Callable[[str], None] = logger.warning) -> None:
         """Make or mend the state folder's own database; nothing for a server. Raises UserError for one of a newer MLflow."""
+        # One short try instead of minutes inside the library: the forwarder has its own pauses.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         if self._state and self._state.is_dir() and database.ensure(self._state / DATABASE, self._state / ARTIFACTS, say):
             forget_sent(self._state)
 
     @cached_property
     def client(self) -> Any:
         self.prepare()
-        # One short try instead of minutes inside the library: the forwarder has its own pauses.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         import mlflow
 
         return mlflow.MlflowClient(self.uri, registry_uri=self.uri)

@@ -34,6 +34,7 @@ def micro(folder: Path, **data: Any) -> Recipe:
     tree["vae"]["train"].pop("precision", None)  # named, bf16 is imitated where the processor has none of it
     tree["dit"].update(layers=1, hidden=48, heads=2)
     tree["pretrain"] = [{**tree["pretrain"][0], "steps": 2, "batch": 4, "size": [32, 32]}]
+    tree["pretrain"][0]["optimizer"].pop("warmup_steps", None)
     tree["encode"]["sizes"] = [[32, 32]]
     tree["evaluate"] = {"clips": 2, "sampler": {"steps": 2}, "judge": "none", "flow_loss_clips": 2}
     tree["register"] = {"model": "micro"}

@@ -60,10 +60,12 @@ class Workplace:
         return self.folder / "state"
 
     def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        # MLflow sets its address in the environment of the process that asks it, which is this one.
+        ours = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
         return subprocess.Popen(
             [sys.executable, "-m", "mugv.cli.main", *arguments, "--state", str(self.state)],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": f"{HERE / 'tiny_stages'}{os.pathsep}{HERE.parents[1]}", **env},
+            env={**ours, "PYTHONPATH": f"{HERE / 'tiny_stages'}{os.pathsep}{HERE.parents[1]}", **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -319,7 +321,8 @@ def test_stop_before_the_first_stage_is_one_line_and_a_record(finished: Workplac
     place = Workplace(tmp_path)
     shutil.copy(finished.folder / "recipe.yaml", tmp_path)
     process = place.start("run", "--recipe", "recipe.yaml")
-    wait_for(lambda: list(place.state.glob(".mlflow.db.making-*/mlflow.db")))
+    wait_for(lambda: list(place.state.glob(".mlflow.db.making-*/mlflow.db")) or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "error: stopped; what is finished is kept, and the next `mugv run` goes on from there\n")
@@ -334,7 +337,8 @@ def test_kill_in_the_first_seconds_costs_no_later_run_its_tracking(finished: Wor
     shutil.copytree(finished.state / "store", place.state / "store")
     for _ in range(2):
         process = place.start("run", "--recipe", "recipe.yaml")
-        wait_for(lambda: list(place.state.glob(".mlflow.db.making-*/mlflow.db")))
+        wait_for(lambda: list(place.state.glob(".mlflow.db.making-*/mlflow.db")) or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
         process.kill()
         process.communicate()
     code, out, err = place.run()
