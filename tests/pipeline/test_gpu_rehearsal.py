@@ -124,7 +124,7 @@ def test_absent_back_end_is_said_and_a_rehearsal_passes_for_no_measurement(rehea
     assert "flash_attn is not installed" in text
     assert "none: REHEARSAL on a CPU, whose figures mean nothing" in text
     assert f"{HANG}: cut at its limit after" in text
-    assert "3 skipped" in text
+    assert "4 skipped" in text
 
 
 def test_nothing_comes_back_but_the_three_files(rehearsed) -> None:

@@ -60,7 +60,7 @@ class Workplace:
         return self.folder / "state"
 
     def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
-        # MLflow sets its address in the environment of the process that asks it, which is this one.
+        # As above; the fixtures that tests share run before.
         ours = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
         return subprocess.Popen(
             [sys.executable, "-m", "mugv.cli.main", *arguments, "--state", str(self.state)],
@@ -84,6 +84,12 @@ class Workplace:
 
     def statuses(self) -> dict[str, str]:
         return {stage["node"]: stage["status"] for stage in self.last().stages()}
+
+
+@pytest.fixture(autouse=True)
+def no_other_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow keeps the address that it was last given in the environment, where the next test would find it."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 @pytest.fixture(scope="module")
