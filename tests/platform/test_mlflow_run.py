@@ -323,12 +323,17 @@ def test_metrics_of_an_outage_are_kept_and_sent_by_the_next_run(
     assert [p for p in place.folder.rglob("*") if p.is_file() and b"hunter2" in p.read_bytes()] == []
 
 
+def wait_until_made(place: Workplace, process: subprocess.Popen[str]) -> None:
+    """Until the run makes MLflow's database."""
+    wait_for(lambda: list(place.state.glob(".mlflow.db.making-*/mlflow.db")) or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
+
+
 def test_stop_before_the_first_stage_is_one_line_and_a_record(finished: Workplace, tmp_path: Path) -> None:
     place = Workplace(tmp_path)
     shutil.copy(finished.folder / "recipe.yaml", tmp_path)
     process = place.start("run", "--recipe", "recipe.yaml")
-    wait_for(lambda: list(place.state.glob(".mlflow.db.making-*/mlflow.db")) or process.poll() is not None)
-    assert process.poll() is None, process.communicate()
+    wait_until_made(place, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "error: stopped; what is finished is kept, and the next `mugv run` goes on from there\n")
@@ -343,8 +348,7 @@ def test_kill_in_the_first_seconds_costs_no_later_run_its_tracking(finished: Wor
     shutil.copytree(finished.state / "store", place.state / "store")
     for _ in range(2):
         process = place.start("run", "--recipe", "recipe.yaml")
-        wait_for(lambda: list(place.state.glob(".mlflow.db.making-*/mlflow.db")) or process.poll() is not None)
-        assert process.poll() is None, process.communicate()
+        wait_until_made(place, process)
         process.kill()
         process.communicate()
     code, out, err = place.run()

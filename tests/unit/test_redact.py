@@ -132,7 +132,7 @@ def test_lines_of_other_libraries_and_what_nobody_caught_hold_no_secret(capsys: 
 )
 def test_a_recipe_that_holds_a_secret_is_refused_without_showing_it(key: str, value: str) -> None:
     """It would go into records, the compiled pipeline and the tracker."""
-    with pytest.raises(UserError, match="give it by the environment|set the environment variable") as error:
+    with pytest.raises(UserError, match=r"give it by the environment|set the environment variable") as error:
         load_recipe(Path("configs/tiny.yaml"), [f"{key}={value}"])
     assert key in str(error.value)
     assert SECRET not in str(error.value)
