@@ -145,6 +145,12 @@ def test_every_epoch_sees_every_clip_once_on_all_ranks():
     assert seen[:10] != seen[10:]
 
 
+def test_a_batch_that_ranks_cannot_share_equally_is_refused():
+    """Five clips on two ranks left out one of each step."""
+    with pytest.raises(ValueError, match="batch 5 must be a multiple of the 2 data-parallel ranks"):
+        clips_of_step(10, 5, 0, 0, 1, 2)
+
+
 def test_ranks_and_epochs_never_share_noise(latents):
     data = FlowData(latents, latents.clips("train"), (32, 32), 17, Flow(), FrameMask())
     batches = [data.batch(step, 4, 0, rank, 2) for step in (0, 5) for rank in (0, 1)]
