@@ -125,6 +125,12 @@ SGD_NAMES = [name for world in SGD.values() for name in world if name not in ("o
 ADAM_NAMES = [name for world in ADAM.values() for name in world if name != "adam"]
 
 
+def rounding(parameter: str) -> float:
+    """Of a gradient's largest entry. The norms of queries and keys add up all tokens and heads: over two draws of the weights, on AVX2
+    and AVX-512, 1.5e-6 at most; every other tensor stays under 1e-6."""
+    return 2e-6 if parameter.endswith(("q_layernorm.weight", "k_layernorm.weight")) else 1e-6
+
+
 @pytest.mark.parametrize("name", SGD_NAMES)
 def test_gradients_do_not_depend_on_the_layout(folder, name):
     expected = gradients(folder, reference(name))[0]
@@ -133,8 +139,7 @@ def test_gradients_do_not_depend_on_the_layout(folder, name):
     for rank in found:
         for parameter, gradient in rank.items():
             worst = float((gradient - expected[parameter]).abs().max() / expected[parameter].abs().max())
-            # fp32 rounding; with these weights 1.21e-6 (cp4) where an older processor is imitated, under 1e-6 as it is.
-            assert worst <= 2e-6, f"{parameter}: {worst:.2e} of its largest entry"
+            assert worst <= rounding(parameter), f"{parameter}: {worst:.2e} of its largest entry"
 
 
 @pytest.mark.parametrize("name", SGD_NAMES + ADAM_NAMES)
