@@ -95,7 +95,7 @@ def test_card_counts_add_up_and_say_by_what_the_set_was_made(clip_set):
     assert card["licences"] == {"CC-BY-4.0": 4, "not stated": 4}
     assert card["thresholds"]["motion"] == {"minimum": 1.0, "maximum": 9.0}
     assert card["thresholds"]["sharpness"]["minimum"] == 20.0
-    assert {"av", "scenedetect", "opencv-python-headless"} <= set(card["tools"])
+    assert {"av", "scenedetect-headless", "opencv-python-headless"} <= set(card["tools"])
     assert Curation.model_validate(card["settings"]).motion == SETTINGS.motion
     for shard, digest in card["shards"].items():
         assert hashlib.sha256((clip_set / shard).read_bytes()).hexdigest() == digest

@@ -21,7 +21,7 @@ from mugv.recipe.curation import SERVICE
 from mugv.recipe.schema import Curation
 
 FORMAT = "mugv-clipset-1"
-TOOLS = ("av", "opencv-python-headless", "scenedetect", "numpy", "faiss-cpu", "onnxruntime", "rapidocr", "transformers", "pyarrow")
+TOOLS = ("av", "opencv-python-headless", "scenedetect-headless", "numpy", "faiss-cpu", "onnxruntime", "rapidocr", "transformers", "pyarrow")
 UNSTATED = "not stated"
 TAGS_SHOWN = 30
 RANK_NAMES = {"sharpness": "sharpness", "motion": "nearness of motion to its median", "aesthetic": "aesthetic score"}
