@@ -16,7 +16,7 @@ run: setup
 
 # Whole files go to two processes of one thread each; tests/conftest.py puts the longest files first.
 test: setup
-	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder --durations 20
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 check: setup
 	$(BIN)/ruff check .
