@@ -25,7 +25,7 @@ def compile_(
     from mugv.platform.kfp_client import compile_pipeline
 
     check_output("-o", output)
-    resolved = read_recipe(recipe, changes, videos, captions)
+    resolved = _carried(read_recipe(recipe, changes, videos, captions))
     for obstacle in _obstacles(resolved, pipeline):
         typer.echo(f"warning: this version cannot run the recipe: {obstacle}", err=True)
     written = compile_pipeline(resolved, output, _keys(resolved, pipeline), kind=_kind(pipeline))
@@ -41,7 +41,7 @@ def submit(
     """Start the pipeline once on a cluster."""
     from mugv.platform.kfp_client import submit as send
 
-    resolved = _runnable(read_recipe(recipe, changes), pipeline)
+    resolved = _carried(_runnable(read_recipe(recipe, changes), pipeline))
     typer.echo(f"run {send(resolved, endpoint, _keys(resolved, pipeline), kind=_kind(pipeline))}")
 
 
@@ -55,7 +55,8 @@ def schedule(
     """Run the pipeline by the clock on a cluster."""
     from mugv.platform.kfp_client import schedule as send
 
-    typer.echo(f"recurring run {send(_runnable(read_recipe(recipe, changes), pipeline), endpoint, cron, kind=_kind(pipeline))}")
+    resolved = _carried(_runnable(read_recipe(recipe, changes), pipeline))
+    typer.echo(f"recurring run {send(resolved, endpoint, cron, kind=_kind(pipeline))}")
 
 
 def _kind(name: str):  # type: ignore[no-untyped-def]
@@ -64,6 +65,16 @@ def _kind(name: str):  # type: ignore[no-untyped-def]
     if name not in ("train", "data", "retrain"):
         raise UserError(f"--pipeline {name}: not known; use train, data or retrain")
     return name
+
+
+def _carried(recipe: Recipe) -> Recipe:
+    """The recipe as the tasks can read it: files of this machine are in the store."""
+    from mugv.platform.carry import carry_files
+
+    made, notes = carry_files(recipe)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    return made
 
 
 def _obstacles(recipe: Recipe, kind: str) -> list[str]:

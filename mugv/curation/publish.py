@@ -31,6 +31,7 @@ from mugv.curation.rows import ClipRow, read_rows, write_rows
 from mugv.curation.shard import EMBEDDING_SCHEMA, EMBEDDINGS, PART, write_tar
 from mugv.errors import UserError
 from mugv.recipe.schema import Curation
+from mugv.store.carried import local_path
 
 CLIPS_PER_SHARD = 512
 MANIFEST = "manifest.parquet"
@@ -42,8 +43,9 @@ def publish(parts: Sequence[Path], out: Path, settings: Curation, seed: int, cap
     captions: outputs of the stage `caption`, when a model wrote them.
     """
     rows = apply_captions((row for part in parts for row in read_rows(part / PART)), read_captioned(captions), settings)
-    earlier = {Path(name).name: _earlier_rows(Path(name)) for name in settings.duplicates.earlier}
-    embeddings = read_embeddings([*map(Path, settings.duplicates.earlier), *parts])
+    folders = [local_path(name) for name in settings.duplicates.earlier]
+    earlier = {folder.name: _earlier_rows(folder) for folder in folders}
+    embeddings = read_embeddings([*folders, *parts])
     rows, split_by = merge(rows, settings, seed, earlier, embeddings)
     kept = [row for row in rows if row.status == "kept"]
     places = {row.clip_id: f"shards/clips-{k // CLIPS_PER_SHARD:05d}.tar" for k, row in enumerate(kept)}

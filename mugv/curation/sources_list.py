@@ -64,6 +64,11 @@ def _rows(table: pa.Table, label: str) -> list[dict[str, Any]]:
         ) from None
 
 
+def local_rows(source: Path, label: str) -> list[str]:
+    """The URIs of a list that are paths of a machine. Raises UserError for what is no list."""
+    return [row["uri"] for row in _rows(_table(source, label), label) if row["uri"] and not row["uri"].startswith((SCHEME, *WEB))]
+
+
 def signed_uris(source: Path | bytes, label: str) -> dict[str, str]:
     """Of the list's web sources whose URI holds secrets: `SourceFile.uri` -> the whole URI. Raises UserError: no list any more."""
     places = _places(row["uri"] or "" for row in _rows(_table(source, label), label))

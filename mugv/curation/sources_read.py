@@ -22,6 +22,7 @@ from mugv.curation.sources_captions import Said, read_captions
 from mugv.curation.sources_folder import COMMON, find_videos, is_video, named, passed_over, storable
 from mugv.curation.sources_list import read_list, s3_digest, signed_uris
 from mugv.errors import UserError
+from mugv.store.carried import carried_digest, local_path
 
 log = logging.getLogger(__name__)
 CAPTIONS = "captions.jsonl"
@@ -90,6 +91,8 @@ def _path(location: str, key: str = "data.videos") -> Path:
 
 
 def _list(location: str) -> list[SourceFile]:
+    if carried_digest(location):
+        return read_list(local_path(location), f"data.videos {location}", None)
     if location.startswith(S3):
         return read_list(sources_s3.read_object(location), f"data.videos {location}", None)
     path = _path(location)
@@ -147,6 +150,8 @@ def _hidden(name: str) -> bool:
 
 
 def _bytes(captions: str) -> bytes:
+    if carried_digest(captions):
+        return local_path(captions).read_bytes()
     if captions.startswith(S3):
         return sources_s3.read_object(captions)
     path = _path(captions, "data.captions")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from mugv.stages.base import StageContext
 from mugv.stages.dit_common import describe, final_metrics, previous_model, publish_curve, run_training
+from mugv.store.carried import local_path
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def train(ctx: StageContext) -> dict[str, float]:
     latents = LatentSet.open(ctx.inputs["latents"])
     model, previous = previous_model(ctx)
     ratio = stage_ratio(stage.flow, stage.size, 1 + stage.frames // 8)
-    labels = Path(align.labels) if align.labels else None
+    labels = local_path(align.labels) if align.labels else None
     preferences = PreferenceData(ctx.inputs["candidates"], ratio, recipe.curation.clip.fps, labels)
     description = describe(ctx, latents, stage, previous["width_divisor"])
     if not preferences.usable(round_.method):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mugv.errors import UserError
 from mugv.stages.base import StageContext
+from mugv.store.carried import local_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +78,7 @@ def _given_norm(ctx: StageContext) -> LatentNorm | None:
     from mugv.dataset.latentset import LatentNorm
     from mugv.training.model_io import read_config
 
-    found = read_config(Path(ctx.recipe.weights.dit))["latent_norm"]
+    found = read_config(local_path(ctx.recipe.weights.dit))["latent_norm"]
     return LatentNorm(tuple(found["shift"]), tuple(found["scale"]))
 
 

@@ -15,6 +15,7 @@ from mugv.errors import UserError
 from mugv.recipe import Recipe
 from mugv.recipe.curation import SERVICE, Captioning, Curation
 from mugv.stages.code_digest import code_digest
+from mugv.store.carried import carried_digest
 
 Pool = Literal["data", "vae", "train"]
 REGISTRY_CODE = ("mugv.platform.registry", "mugv.platform.video_model")
@@ -111,7 +112,7 @@ def _shard_node(recipe: Recipe, i: int, inputs: dict[str, str]) -> Node:
 def _caption_node(recipe: Recipe, i: int) -> Node:
     """Apart from decoding, so that another model decodes nothing again. A folder of weights counts by its content, a name by itself."""
     caption, model = recipe.curation.caption, "curation.caption.model"
-    files, named = ((model,), ()) if caption.model and Path(caption.model).is_dir() else ((), (model,))
+    files, named = ((model,), ()) if caption.model and (carried_digest(caption.model) or Path(caption.model).is_dir()) else ((), (model,))
     pool: Pool = "train" if caption.kind == "transformers" else "data"
     name, placement, inputs = f"caption-{i}", ("data.shards",), {"part": f"curate_shard-{i}"}
     return _node("caption", inputs, (*CAPTION_PARTS, *named), pool, name=name, index=i, placement=placement, files=files)
@@ -221,6 +222,8 @@ def _file_digest(path: str, name: str | list[str] | None) -> str:
         return ""
     if isinstance(name, list):
         return _sha({str(i): _file_digest(path, item) for i, item in enumerate(name)})
+    if known := carried_digest(name):
+        return known
     try:
         if Path(name).is_dir():
             return _sha({str(p.relative_to(name)): _folder_entry(p) for p in sorted(Path(name).rglob("*")) if p.is_file()})

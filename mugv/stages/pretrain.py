@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mugv.stages.base import StageContext
@@ -17,6 +16,7 @@ from mugv.stages.dit_common import (
     publish_curve,
     run_training,
 )
+from mugv.store.carried import local_path
 
 if TYPE_CHECKING:
     from mugv.dit.model import MugDiT
@@ -68,9 +68,10 @@ def _start(ctx: StageContext, divisor: int) -> list[MugDiT]:
         return previous_model(ctx)[0]
     size = recipe.dit, recipe.text.width, divisor, recipe.parallel
     if stage.expand is None and recipe.weights.dit:
-        read_config(Path(recipe.weights.dit))
+        given = local_path(recipe.weights.dit)
+        read_config(given)
         chunks = empty_chunks(*size, torch.float32)
-        load_model_weights(chunks, Path(recipe.weights.dit))
+        load_model_weights(chunks, given)
         return chunks
     chunks = build_chunks(*size, recipe.dit_seed, torch.float32)
     if stage.expand is not None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mugv.stages.base import StageContext
 from mugv.stages.dit_common import is_main, publish_curve, run_training
+from mugv.store.carried import local_path
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ def _given(ctx: StageContext) -> VideoVAE:
     from mugv.errors import UserError
     from mugv.vae import load_vae
 
-    folder, model = Path(str(ctx.recipe.weights.vae)), ctx.recipe.vae.model
+    folder, model = local_path(str(ctx.recipe.weights.vae)), ctx.recipe.vae.model
     vae = load_vae(folder)
     other = {k: v for k, v in vae.config.model_dump().items() if v != model.model_dump()[k] and not k.startswith("decode_")}
     if other:

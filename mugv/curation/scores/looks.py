@@ -15,6 +15,7 @@ from mugv.curation.scores.base import Clip, Input, Once, short_reason, spread
 from mugv.errors import UserError
 from mugv.recipe.curation import Aesthetic as Settings
 from mugv.recipe.curation import Curation
+from mugv.store.carried import local_path
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """CLIP's normalisation of RGB in 0 to 1 (Radford et al. 2021)."""
@@ -77,7 +78,7 @@ def aesthetic_of(settings: Settings) -> Aesthetic | None:
     if settings.head is None:
         return None
     embedder: Any = shared.function
-    return Aesthetic(shared, embedder.input, Path(settings.head), int(embedder.model.config.projection_dim))
+    return Aesthetic(shared, embedder.input, local_path(settings.head), int(embedder.model.config.projection_dim))
 
 
 def embed(clip: Clip, settings: Curation) -> np.ndarray | None:
@@ -99,13 +100,14 @@ def _square(rgb: np.ndarray, side: int) -> np.ndarray:
     return rgb[top : top + side, left : left + side]
 
 
-def _clip(folder: str) -> Any:
-    if not (Path(folder) / "config.json").is_file():
+def _clip(name: str) -> Any:
+    folder = local_path(name)
+    if not (folder / "config.json").is_file():
         raise UserError(f"curation.aesthetic.clip: {folder} holds no CLIP model; a folder with config.json and model.safetensors is needed")
     from transformers import CLIPModel
 
     try:
-        return CLIPModel.from_pretrained(folder, local_files_only=True)
+        return CLIPModel.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:
         raise UserError(f"curation.aesthetic.clip: {folder} cannot be read as a CLIP model ({short_reason(error)})") from None
 

@@ -13,6 +13,7 @@ import numpy as np
 from mugv.curation.scores.base import short_reason
 from mugv.errors import UserError
 from mugv.recipe.curation import Motion as Settings
+from mugv.store.carried import local_path
 
 GRID = 8
 """Sides of RAFT's input are multiples of this."""
@@ -24,9 +25,10 @@ def raft_flow(settings: Settings) -> Callable[[np.ndarray, np.ndarray], float]:
     """Mean length of the flow between two uint8 [h, w, 3] pictures, pixels. Raises UserError without torchvision or weights."""
     if importlib.util.find_spec("torchvision") is None:
         raise UserError("curation.motion.method raft: needs torchvision, which the extra `raft` installs; or set it to dis")
-    if settings.weights is None or not Path(settings.weights).is_file():
+    weights = local_path(settings.weights) if settings.weights else None
+    if weights is None or not weights.is_file():
         raise UserError(f"curation.motion.weights: no file {settings.weights}; raft needs torchvision's raft_small or raft_large")
-    return _Raft(Path(settings.weights))
+    return _Raft(weights)
 
 
 class _Raft:

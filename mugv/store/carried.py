@@ -1,0 +1,124 @@
+"""Files of the machine that submits, carried into the store by content, so that a task elsewhere can read what the recipe names.
+
+    carried/<sha256>/<name>            the file, or the folder, that a recipe named
+    carried/<sha256>/manifest.json     written last, as with every output
+
+The URI holds the digest of the content: keys are computed from it without opening anything, and what arrives is checked against it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from mugv.digests import file_digest
+from mugv.errors import StoreError, UserError
+from mugv.store.base import Store
+from mugv.store.disk import explained
+from mugv.store.uri import file_path
+
+LARGEST = 256 << 20
+"""Bytes of one file or folder that is carried along; more belongs into a bucket."""
+MOST_FILES = 1000
+_URI = re.compile(r"(?P<root>(?:s3|file)://.*)/carried/(?P<digest>[0-9a-f]{64})/(?P<name>[^/]+)")
+
+
+def carry(path: Path, store: Store, label: str) -> str:
+    """Put a file or a folder into the store, once for one content; returns its URI.
+
+    `label`: the recipe's key, for errors. Raises UserError when it cannot be read or is too large, StoreError as the store does.
+    """
+    _check_size(path, label)
+    with tempfile.TemporaryDirectory(prefix="mugv-carried-") as scratch, explained(scratch):
+        folder = Path(scratch) / "out"
+        copy = folder / _safe_name(path)
+        folder.mkdir()
+        # The digest is the copy's: the file may change while it is read.
+        _copy(path, copy, label)
+        digest = content_digest(copy)
+        if store.find(f"carried/{digest}") is None:
+            store.publish(folder, f"carried/{digest}", digest)
+    name = _published_name(store, digest) or copy.name
+    return f"{store.uri}/carried/{digest}/{name}"
+
+
+def carried_digest(value: str) -> str:
+    """The digest in the URI of a carried file; "" for any other value."""
+    found = _URI.fullmatch(value)
+    return found["digest"] if found else ""
+
+
+def local_path(value: str, store: Store | None = None) -> Path:
+    """Where a recipe's file or folder lies on this machine: a plain path as it is, a carried one in the state's cache.
+
+    Its content is compared with the digest in the URI each time. `store`: an open one, where the caller has it. Raises StoreError.
+    """
+    found = _URI.fullmatch(value)
+    if found is None:
+        return file_path(value)
+    store = store if store and store.uri == found["root"] else _open(found["root"])
+    ref = store.find(f"carried/{found['digest']}")
+    if ref is None:
+        raise StoreError(f"{value}: is gone from the store; compile or submit the recipe again where its files lie")
+    path = store.fetch(ref, verify=True) / found["name"]
+    if not path.exists() or content_digest(path) != found["digest"]:
+        raise StoreError(f"{value}: is not what was carried; remove {found['root']}/carried/{found['digest']} and submit again")
+    return path
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file, or of a folder's relative names and contents; no times enter."""
+    if not path.is_dir():
+        return file_digest(path)
+    files = {p.relative_to(path).as_posix(): file_digest(p) for p in path.rglob("*") if p.is_file()}
+    return hashlib.sha256(json.dumps(files, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _open(root: str) -> Store:
+    from mugv.store import open_store
+
+    return open_store(root, Path(os.environ.get("MUGV_STATE", ".mugv")).absolute() / "cache")
+
+
+def _published_name(store: Store, digest: str) -> str:
+    """Equal contents of two names are kept once, under the first name."""
+    names = {name.split("/")[2] for name in store.list(f"carried/{digest}/")} - {"manifest.json"}
+    return min(names, default="")
+
+
+def _check_size(path: Path, label: str) -> None:
+    try:
+        files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+        size = sum(p.stat().st_size for p in files)
+    except OSError as error:
+        raise UserError(f"{label}: {path} cannot be read ({error.strerror}); give an existing file or folder") from None
+    instead = "put it into the bucket and name it s3://BUCKET/..., or on a volume of the tasks and give its path there"
+    if not files or not (path.is_dir() or path.is_file()):
+        raise UserError(f"{label}: {path} is {'an empty folder' if path.is_dir() else 'not a file'}; give an existing file or folder")
+    if size > LARGEST or len(files) > MOST_FILES:
+        what = f"{size / 1e6:.0f} MB" if size > LARGEST else f"{len(files)} files"
+        most = f"{LARGEST / 1e6:.0f} MB" if size > LARGEST else f"{MOST_FILES}"
+        raise UserError(f"{label}: {path} has {what}, too large to be carried along (at most {most}); {instead}")
+
+
+def _copy(path: Path, copy: Path, label: str) -> None:
+    try:
+        for source in [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]:
+            target = copy / source.relative_to(path) if path.is_dir() else copy
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    except OSError as error:
+        if error.filename and Path(os.fsdecode(error.filename)).is_relative_to(path):
+            raise UserError(f"{label}: {error.filename} cannot be read ({error.strerror})") from None
+        raise
+
+
+def _safe_name(path: Path) -> str:
+    """A name that means the same in a path, an object's key and a URI."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", path.absolute().name).lstrip(".") or "file"
+    return f"_{name}" if name == "manifest.json" else name
