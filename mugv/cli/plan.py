@@ -65,22 +65,28 @@ def plan(
     gpus_per_node: Annotated[int, typer.Option(min=1, help="With --gpus.")] = 8,
     mfu: Annotated[float, typer.Option(min=0.01, max=1, help="With --gpus: share of its peak that a GPU reaches computing.")] = 0.40,
     epoch: Annotated[int, typer.Option(min=1, help="With --gpus: clips of an epoch.")] = 1_000_000,
+    failures: Annotated[float, typer.Option(min=0.001, help="With --gpus: unexpected stops per 1,000 GPUs a day.")] = 0.485,
+    restart: Annotated[float, typer.Option(min=0, help="With --gpus: seconds from a noticed failure to the next step.")] = 600,
+    storage: Annotated[float, typer.Option(min=0.001, help="With --gpus: GB/s of all GPUs together that write a checkpoint.")] = 5,
     as_json: JsonOption = False,
 ) -> None:
-    """The stages, hit or miss, parameters, tokens, FLOPs, memory, expected time. With --gpus: parallel layouts that fit.
+    """The stages, hit or miss, parameters, tokens, FLOPs, memory, expected time. With --gpus: layouts that fit, and how often to save.
 
     Ends with exit code 2, after all the rest, when this version cannot run the recipe.
     """
     resolved = read_recipe(recipe, changes, videos, captions)
     if gpus is not None:
+        from mugv.cli.plan_checkpoints import Trouble
         from mugv.cli.plan_layouts import layouts_document, print_layouts
+        from mugv.training.goodput import Failures
         from mugv.training.layouts import Cluster
 
         cluster = Cluster(gpus, gpu_memory * 1e9, gpus_per_node, mfu)
+        trouble = Trouble(Failures(failures, restart=restart), storage * 1e9)
         if as_json:
-            print_json(layouts_document(resolved, cluster))
+            print_json(layouts_document(resolved, cluster, trouble))
         else:
-            print_layouts(open_console(), resolved, cluster, epoch)
+            print_layouts(open_console(), resolved, cluster, epoch, trouble)
         return
     with _waiting():
         rows = list(_rows(resolved, state_folder(state)))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from mugv.cli.plan_checkpoints import Trouble, checkpoint_document, print_checkpoints
 from mugv.training import layouts
 from mugv.training.flops import stage_divisor
 from mugv.training.layouts import Cluster, Proposal, Work
@@ -20,11 +21,12 @@ SHOWN = 3
 DAY = 86400.0
 
 
-def print_layouts(console: Console, recipe: Recipe, cluster: Cluster, epoch: int) -> None:
-    """Assumptions, the best few layouts of each stage, the best one for all stages, and days."""
+def print_layouts(console: Console, recipe: Recipe, cluster: Cluster, epoch: int, trouble: Trouble) -> None:
+    """Assumptions, the best few layouts of each stage, the best one for all stages, days, and how often to save."""
     stages = [(work, layouts.all_proposals(work, cluster)) for work in training_stages(recipe)]
     _print_assumptions(console, cluster)
     days = 0.0
+    saves = {}
     for work, found in stages:
         chosen = layouts.best(found, cluster, SHOWN)
         _print_stage(console, work, cluster, epoch)
@@ -33,11 +35,14 @@ def print_layouts(console: Console, recipe: Recipe, cluster: Cluster, epoch: int
             continue
         console.print(_table(work, chosen, cluster))
         days += chosen[0].time.total * work.stage.steps / DAY
+        saves[work.name] = checkpoint_document(work, chosen[0].time.total, cluster, trouble)
     _print_common(console, stages, cluster)
     console.print(f"all stages, each under its first layout: {days:.1f} days")
+    if saves:
+        print_checkpoints(console, saves, cluster, trouble)
 
 
-def layouts_document(recipe: Recipe, cluster: Cluster) -> dict[str, Any]:
+def layouts_document(recipe: Recipe, cluster: Cluster, trouble: Trouble) -> dict[str, Any]:
     """What --json prints: the best few layouts of each stage, and one for all stages."""
     stages = [(work, layouts.all_proposals(work, cluster)) for work in training_stages(recipe)]
     layout = layouts.best_for_all(stages, cluster)
@@ -47,12 +52,12 @@ def layouts_document(recipe: Recipe, cluster: Cluster) -> dict[str, Any]:
         "gpus_per_node": cluster.gpus_per_node,
         "gpu_memory_bytes": cluster.memory,
         "mfu": cluster.mfu,
-        "stages": [_stage_document(work, found, cluster) for work, found in stages],
+        "stages": [_stage_document(work, found, cluster, trouble) for work, found in stages],
         "layout_for_all": layout.model_dump(mode="json") if layout else None,
     }
 
 
-def _stage_document(work: Work, found: list[Proposal], cluster: Cluster) -> dict[str, Any]:
+def _stage_document(work: Work, found: list[Proposal], cluster: Cluster, trouble: Trouble) -> dict[str, Any]:
     chosen = layouts.best(found, cluster, SHOWN)
     return {
         "stage": work.name,
@@ -71,6 +76,7 @@ def _stage_document(work: Work, found: list[Proposal], cluster: Cluster) -> dict
             }
             for p in chosen
         ],
+        "checkpoint": checkpoint_document(work, chosen[0].time.total, cluster, trouble) if chosen else None,
         "problem": None if chosen else none_fits(work, found, cluster),
     }
 
