@@ -14,6 +14,7 @@ from kfp import dsl, kubernetes
 from mugv.recipe import Recipe
 from mugv.recipe.schema import Pool, Toleration
 from mugv.stages.graph import Node
+from mugv.stages.placement import layout_of, pool_of, task_pool
 
 COMPONENTS = {
     "sample_footage": ("footage", "footage"),
@@ -42,6 +43,8 @@ TRACKING_SETTINGS = ("MLFLOW_TRACKING_URI",)
 CAPTIONS = "mugv-captions"
 """Secret with the key of a captioning endpoint, under the name of the recipe's curation.caption.key_variable."""
 VIDEOS = "mugv-videos"
+OWN_POD = {"MUGV_POD_NAME": "metadata.name", "MUGV_POD_UID": "metadata.uid", "MUGV_POD_NAMESPACE": "metadata.namespace"}
+"""What a task that starts a TrainJob must know of its own pod, which owns the job."""
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 """Where KFP writes the id of the run on every pod."""
 
@@ -124,8 +127,11 @@ def _cache(task: dsl.PipelineTask, key: str | None) -> None:
 
 def _place(task: dsl.PipelineTask, node: Node, settings: Settings) -> None:
     resources = settings.recipe.resources
-    pool: Pool = getattr(resources, node.pool)
-    place(task, pool, resources.image_data if node.pool == "data" else resources.image_train, settings.retries)
+    image = resources.image_data if node.pool == "data" else resources.image_train
+    place(task, task_pool(settings.recipe, node), image, settings.retries)
+    if layout_of(settings.recipe, node.stage, pool_of(settings.recipe, node)).nodes > 1:
+        for name, field in OWN_POD.items():
+            kubernetes.use_field_path_as_env(task, name, field)
     if settings.goal:
         task.set_env_variable("MUGV_GOAL", settings.goal)
     videos = settings.recipe.data.videos or ""
@@ -140,7 +146,9 @@ def place(task: dsl.PipelineTask, pool: Pool, image: str, retries: int = 0) -> N
     task.set_cpu_request(pool.cpu).set_cpu_limit(pool.cpu).set_memory_request(pool.memory).set_memory_limit(pool.memory)
     if pool.gpus:
         task.set_accelerator_type(pool.gpu_type).set_accelerator_limit(pool.gpus)
-        kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory")
+        kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit=pool.shared_memory)
+    for name, value in pool.environment.items():
+        task.set_env_variable(name, value)
     for label, value in pool.node_selector.items():
         kubernetes.add_node_selector(task, label_key=label, label_value=value)
     for toleration in pool.tolerations:

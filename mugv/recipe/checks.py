@@ -16,6 +16,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_secrets(recipe)
     _check_channels(recipe)
     _check_layout(recipe)
+    _check_nodes(recipe)
     _check_widths(recipe)
     _check_gate(recipe)
     _check_vae(recipe)
@@ -182,6 +183,19 @@ def _check_round(recipe: Recipe, key: str, batch: int) -> None:
     if ranks > 1 and batch != ranks and batch % (2 * ranks):
         why = f"good and bad candidates for each of {ranks} data-parallel ranks"
         raise ValueError(f"{key}.batch {batch} must be {ranks} or a multiple of {2 * ranks}: {why}")
+
+
+def _check_nodes(recipe: Recipe) -> None:
+    world, resources = recipe.parallel.world, recipe.resources
+    for name, pool in (("vae", resources.vae), ("train", resources.train)):
+        if pool.gpus and resources.gpus_per_node > pool.gpus:
+            raise ValueError(
+                f"resources.gpus_per_node {resources.gpus_per_node} is more than resources.{name}.gpus {pool.gpus}: "
+                "each training process takes a GPU of its own"
+            )
+        node = resources.gpus_per_node or pool.gpus or world
+        if world > node and world % node:
+            raise ValueError(f"parallel.world {world} does not fill nodes of {node} processes (resources.gpus_per_node, resources.{name}.gpus)")
 
 
 def _check_widths(recipe: Recipe) -> None:

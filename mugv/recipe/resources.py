@@ -1,26 +1,65 @@
-"""The recipe's part on a cluster: images, and what each pool's tasks ask for. Same rules as mugv.recipe.schema."""
+"""The recipe's part on a cluster: images, what each pool's tasks ask for, and how stages of many nodes start. Same rules as
+mugv.recipe.schema."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from mugv.recipe.models import ModelPart as Part
-from mugv.recipe.models import NonNegative
+from mugv.recipe.models import NonNegative, Positive
 
 
 def _processors(text: str) -> str:
-    if not re.fullmatch(r"\d+(\.\d+)?|\d+m", text) or not float(text.rstrip("m")):
+    if not re.fullmatch(r"[0-9]+(\.[0-9]{1,3})?|[0-9]+m", text) or not float(text.rstrip("m")):
         raise ValueError("must be processors as Kubernetes writes them, such as 2, 0.5 or 500m")
     return text
 
 
 def _bytes(text: str) -> str:
-    if not re.fullmatch(r"\d+(\.\d+)?([EPTGMK]i?)?", text) or not float(re.sub(r"[A-Zi]", "", text)):
-        raise ValueError("must be memory as Kubernetes writes it, such as 8G or 512Mi")
+    # Whole numbers and these units alone are read alike by Kubeflow Pipelines and by Kubernetes.
+    if not re.fullmatch(r"[0-9]+([EPTGM]i?|Ki)?", text) or not int(re.sub(r"[A-Zi]", "", text)):
+        raise ValueError("must be memory as Kubernetes writes it, a whole number such as 8G or 512Mi")
     return text
+
+
+def _object_name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", text):
+        raise ValueError("must be the name of a Kubernetes object: lower case letters, digits, dashes and dots")
+    return text
+
+
+def _resource(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", text):
+        raise ValueError("must be the name of a node's resource, such as nvidia.com/gpu or rdma/ib")
+    return text
+
+
+def _label(text: str) -> str:
+    if not re.fullmatch(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", text):
+        raise ValueError("must be the key of a label, such as topology.kubernetes.io/zone")
+    return text
+
+
+def _variable(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+        raise ValueError("must be the name of an environment variable, such as NCCL_SOCKET_IFNAME")
+    if text.startswith("PET_") or text in LAUNCHER_VARIABLES:
+        raise ValueError("is set by the launcher")
+    return text
+
+
+def _image(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][-a-z0-9._/:]*(:[A-Za-z0-9_][-A-Za-z0-9._]{0,127})?(@[a-z0-9]+:[0-9a-f]{32,})?", text):
+        raise ValueError("must be the name of an image, such as registry/mugv/train-python:0.1")
+    return text
+
+
+LAUNCHER_VARIABLES = frozenset({"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"})
+Image = Annotated[str, AfterValidator(_image)]
+ObjectName = Annotated[str, AfterValidator(_object_name)]
 
 
 class Toleration(Part):
@@ -36,6 +75,26 @@ class Toleration(Part):
     """Effect of the taint."""
 
 
+class JobSettings(Part):
+    """How a stage whose layout needs more than one node runs: as a TrainJob of Kubeflow Trainer."""
+
+    runtime: ObjectName = "mugv-torch"
+    """ClusterTrainingRuntime that the job runs in."""
+    queue: ObjectName | None = None
+    """Kueue's LocalQueue, in the namespace of the run, that admits the job; unset: no queue."""
+    priority: ObjectName | None = None
+    """Kueue's WorkloadPriorityClass of the job; needs `queue`."""
+    topology: Annotated[str, AfterValidator(_label)] | None = None
+    """Level of Kueue's topology, a key of node labels, inside which all nodes of the job must lie (a rack, a block); needs `queue`."""
+
+    @model_validator(mode="after")
+    def _queued(self) -> JobSettings:
+        for name in ("priority", "topology"):
+            if getattr(self, name) and not self.queue:
+                raise ValueError(f"{name} needs queue: Kueue reads it of jobs in a queue alone")
+        return self
+
+
 class Pool(Part):
     """A node pool of the cluster: what a task asks for and where it may run."""
 
@@ -44,12 +103,19 @@ class Pool(Part):
     memory: Annotated[str, AfterValidator(_bytes)] = "8G"
     """Memory a task, requested and limit, as Kubernetes writes it."""
     gpus: NonNegative = 0
-    """GPUs a task."""
-    gpu_type: str = "nvidia.com/gpu"
+    """GPUs of a node. A task asks for as many of them as it uses: one for a stage of one process, none where it starts a TrainJob."""
+    gpu_type: Annotated[str, AfterValidator(_resource)] = "nvidia.com/gpu"
     """Name of the GPU resource."""
+    devices: dict[Annotated[str, AfterValidator(_resource)], Positive] = Field(default_factory=dict)
+    """Other resources of each node of a TrainJob, such as {rdma/ib: 8}."""
+    shared_memory: Annotated[str, AfterValidator(_bytes)] | None = None
+    """Size of /dev/shm, in which the processes of a node meet; it counts as memory. Unset: as much as the memory."""
+    environment: dict[Annotated[str, AfterValidator(_variable)], str] = Field(default_factory=dict)
+    """Variables of the training processes, such as {NCCL_SOCKET_IFNAME: eth0, NCCL_IB_HCA: mlx5}. No place for secrets."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels that a node must have."""
     tolerations: tuple[Toleration, ...] = ()
+    job: JobSettings = JobSettings()
 
 
 class Resources(Part):
@@ -58,9 +124,13 @@ class Resources(Part):
     data: Pool = Pool()
     vae: Pool = Pool()
     train: Pool = Pool()
-    image_data: str = "mugv/data-python:dev"
+    image_data: Image = "mugv/data-python:dev"
     """Image of tasks of the pool `data`."""
-    image_train: str = "mugv/train-python:dev"
+    image_train: Image = "mugv/train-python:dev"
     """Image of tasks of the pools `vae` and `train`."""
     gpus_per_node: NonNegative = 0
-    """Processes of torchrun on one node; 0: all on one node."""
+    """Training processes on one node; 0: as many as the pool's `gpus`, and without GPUs all on one node."""
+    start_deadline: Annotated[float, Field(gt=0, le=2_592_000)] = 21600.0
+    """Seconds that a TrainJob may wait, in its queue or for nodes and images, before the stage ends with the reason."""
+    job_retries: NonNegative = 3
+    """How often a TrainJob that failed or lost a node is made again without having got further in between."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mugv.errors import MissingFeatureError, UserError
 from mugv.stages.base import StageContext
+from mugv.stages.placement import world_of
 from mugv.stages.progress import ProgressWriter
 from mugv.stages.worker import FAILURE
 
@@ -70,7 +71,8 @@ def merge_adapters(ctx: StageContext, chunks: list[MugDiT], stage: TrainStage) -
 
 def run_training(ctx: StageContext, train: Callable[[StageContext], dict[str, float]], module: str) -> dict[str, float]:
     """Call `train(ctx)` here for one process, else in `parallel.world` processes by torchrun; the metrics of rank 0 come back."""
-    if ctx.recipe.parallel.world == 1:
+    stage = module.rpartition(".")[2]
+    if world_of(ctx.recipe, stage) == 1:
         return train(ctx)
     from mugv.platform.launch import LaunchSpec, run_local
     from mugv.recipe import recipe_to_json

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mugv.errors import MissingFeatureError
 from mugv.recipe import Recipe
+from mugv.stages.placement import many_nodes, nodes
 
 PACKAGES = {"flash": "flash_attn", "te": "transformer_engine"}
 
@@ -29,12 +30,9 @@ def obstacles(recipe: Recipe, here: bool) -> list[str]:
 
 
 def _of_this_version(recipe: Recipe) -> Iterator[str]:
-    train, layout, pool = recipe.vae.train, recipe.parallel, recipe.resources
+    train, layout = recipe.vae.train, recipe.parallel
     if train.perceptual_weight > 0 and not recipe.weights.vae:
         yield f"vae.train.perceptual_weight {train.perceptual_weight:g} needs an image network that is no part of this package; set it to 0"
-    gpus = min((count for count in (pool.gpus_per_node, pool.train.gpus) if count), default=0)
-    if gpus and layout.world > gpus:
-        yield f"parallel.world {layout.world} needs more than one machine of {gpus} GPUs, and training runs on one"
     if layout.attention not in ("auto", "sdpa") and layout.precision == "fp32":
         yield f"parallel.attention {layout.attention} takes 16-bit numbers, and parallel.precision is fp32; use sdpa"
 
@@ -44,7 +42,10 @@ def _of_this_machine(recipe: Recipe) -> Iterator[str]:
 
     layout = recipe.parallel
     gpus = torch.cuda.device_count()
-    if gpus and layout.world > gpus:
+    needed = nodes(recipe)
+    if needed > 1:
+        yield many_nodes(recipe, needed)
+    elif gpus and layout.world > gpus:
         yield f"parallel.world {layout.world} needs as many GPUs, and this machine has {gpus}"
     if layout.attention not in ("auto", "sdpa"):
         package = PACKAGES.get(layout.attention)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mugv.stages.base import StageContext
 from mugv.stages.dit_common import is_main, publish_curve, run_training
+from mugv.stages.placement import world_of
 from mugv.store.carried import local_path
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ def train(ctx: StageContext) -> dict[str, float]:
     from mugv.vae import VideoVAE, count_parameters, save_vae
     from mugv.vae.training import VAETask
 
-    if ctx.recipe.parallel.world > 1:
-        process_groups.start(ctx.recipe.parallel.world)
+    world = world_of(ctx.recipe, "train_vae")
+    if world > 1:
+        process_groups.start(world)
     settings = ctx.recipe.vae.train
     clips = ClipSet.open(ctx.inputs["clips"])
     skipped: dict[str, float] = {}

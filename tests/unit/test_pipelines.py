@@ -106,7 +106,9 @@ def test_inputs_are_wired_as_the_graph_says(tmp_path: Path) -> None:
 
 
 def test_gpu_limits_selectors_and_tolerations_follow_the_pool(tmp_path: Path) -> None:
-    recipe = full_recipe(resources={"train": POOL, "image_train": "r/train-python:abc", "image_data": "r/data-python:abc"})
+    """A GPU that a task holds and does not use is missing elsewhere: a stage of one process asks for one, of two processes for two."""
+    images = {"image_train": "r/train-python:abc", "image_data": "r/data-python:abc"}
+    recipe = full_recipe(resources={"train": POOL, **images}, parallel={"world": 2, "micro_batch": 1})
     ir, platform = compiled(recipe, tmp_path)
     for node in build_graph(recipe):
         name = executor_of(ir, tasks(ir)["curate_shard" if node.stage == "curate_shard" else node.name])
@@ -117,7 +119,8 @@ def test_gpu_limits_selectors_and_tolerations_follow_the_pool(tmp_path: Path) ->
             assert accelerator is None
             assert "tolerations" not in platform[name]
             continue
-        assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("nvidia.com/gpu", "2")
+        used = "2" if node.stage in {"pretrain", "sft", "align"} else "1"
+        assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("nvidia.com/gpu", used)
         assert container["resources"]["resourceMemoryLimit"] == "16G"
         assert container["resources"]["resourceCpuLimit"] == "4"
         assert platform[name]["nodeSelector"]["labels"] == {"pool": "gpu"}

@@ -50,19 +50,24 @@ def test_the_plan_is_shown_all_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (
-            ["parallel.world=16", "resources.gpus_per_node=8", "pretrain.0.batch=16"],
-            "parallel.world 16 needs more than one machine of 8 GPUs",
-        ),
-        (["parallel.world=4", "resources.train.gpus=2", "pretrain.0.batch=16"], "parallel.world 4 needs more than one machine of 2 GPUs"),
         (["parallel.attention=flash", "parallel.precision=fp32"], "parallel.attention flash takes 16-bit numbers"),
     ],
 )
 def test_layouts_beyond_this_version_are_named(changes: list[str], said: str, tmp_path: Path) -> None:
-    batches = ["pretrain.1.batch=16", "sft.batch=16", "align.rounds.0.batch=32", "align.rounds.1.batch=32"]
-    recipe = load_recipe(write_recipe(tmp_path), [*changes, *batches])
-    (obstacle,) = preflight.obstacles(recipe, here=False)
+    (obstacle,) = preflight.obstacles(load_recipe(write_recipe(tmp_path), changes), here=False)
     assert said in obstacle
+
+
+BATCHES = ["pretrain.0.batch=16", "pretrain.1.batch=16", "sft.batch=16", "align.rounds.0.batch=32", "align.rounds.1.batch=32"]
+
+
+@pytest.mark.parametrize("changes", [["parallel.world=16", "resources.gpus_per_node=8"], ["parallel.world=4", "resources.train.gpus=2"]])
+def test_many_nodes_are_for_a_cluster_and_one_machine_says_so(changes: list[str], tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(tmp_path), [*changes, *BATCHES])
+    assert preflight.obstacles(recipe, here=False) == []
+    (obstacle,) = preflight.obstacles(recipe, here=True)
+    assert "needs 2 nodes" in obstacle
+    assert "`mugv submit`" in obstacle and "`mugv slurm`" in obstacle
 
 
 @pytest.mark.parametrize(

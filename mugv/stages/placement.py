@@ -1,0 +1,69 @@
+"""Where a node of the graph runs on a cluster: on how many machines, in how many processes, and what its own task asks for.
+
+Recipe and graph only: pipelines, the launcher and the check before a run read the same answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mugv.recipe import Recipe
+from mugv.recipe.schema import Pool
+from mugv.stages.graph import Node
+
+TRAINING = frozenset({"train_vae", "pretrain", "sft", "align"})
+"""Stages whose processes are `parallel.world`; every other stage is one process and uses one GPU."""
+LAUNCHER = {"cpu": "2", "memory": "8G"}
+"""What a task asks for that starts a TrainJob, follows it and publishes its output."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Processes of a stage: nodes x processes_per_node."""
+
+    nodes: int
+    processes_per_node: int
+
+
+def world_of(recipe: Recipe, stage: str) -> int:
+    """Processes of a stage. A VAE that is given is measured only."""
+    given = stage == "train_vae" and bool(recipe.weights.vae)
+    return recipe.parallel.world if stage in TRAINING and not given else 1
+
+
+def layout_of(recipe: Recipe, stage: str, pool: Pool) -> Layout:
+    """The processes of a stage on nodes of `pool`. The recipe's checks see to it that they fill their nodes."""
+    world = world_of(recipe, stage)
+    per_node = min(world, recipe.resources.gpus_per_node or pool.gpus or world)
+    return Layout(world // per_node, per_node)
+
+
+def pool_of(recipe: Recipe, node: Node) -> Pool:
+    """The recipe's pool that a node of the graph belongs to."""
+    pool: Pool = getattr(recipe.resources, node.pool)
+    return pool
+
+
+def task_pool(recipe: Recipe, node: Node) -> Pool:
+    """What the node's own task asks for: as many GPUs as it uses; with a layout of many nodes little and no GPU, on nodes for data."""
+    pool = pool_of(recipe, node)
+    if node.pool == "data":
+        return pool
+    layout = layout_of(recipe, node.stage, pool)
+    if layout.nodes > 1:
+        data = recipe.resources.data
+        return Pool(**LAUNCHER, node_selector=data.node_selector, tolerations=data.tolerations)
+    return pool.model_copy(update={"gpus": min(pool.gpus, layout.processes_per_node)})
+
+
+def nodes(recipe: Recipe) -> int:
+    """Machines of the widest training stage."""
+    return max(layout_of(recipe, "pretrain", pool).nodes for pool in (recipe.resources.vae, recipe.resources.train))
+
+
+def many_nodes(recipe: Recipe, count: int) -> str:
+    """Why one machine cannot run the recipe's layout, and what can."""
+    return (
+        f"parallel.world {recipe.parallel.world} needs {count} nodes (resources.gpus_per_node, resources.train.gpus): "
+        "`mugv submit` starts it on a Kubeflow cluster, `mugv slurm` writes a Slurm job"
+    )
