@@ -195,7 +195,9 @@ def _check_nodes(recipe: Recipe) -> None:
             )
         node = resources.gpus_per_node or pool.gpus or world
         if world > node and world % node:
-            raise ValueError(f"parallel.world {world} does not fill nodes of {node} processes (resources.gpus_per_node, resources.{name}.gpus)")
+            raise ValueError(
+                f"parallel.world {world} does not fill nodes of {node} processes (resources.gpus_per_node, resources.{name}.gpus)"
+            )
 
 
 def _check_widths(recipe: Recipe) -> None:

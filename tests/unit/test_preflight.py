@@ -67,7 +67,8 @@ def test_many_nodes_are_for_a_cluster_and_one_machine_says_so(changes: list[str]
     assert preflight.obstacles(recipe, here=False) == []
     (obstacle,) = preflight.obstacles(recipe, here=True)
     assert "needs 2 nodes" in obstacle
-    assert "`mugv submit`" in obstacle and "`mugv slurm`" in obstacle
+    assert "`mugv submit`" in obstacle
+    assert "`mugv slurm`" in obstacle
 
 
 @pytest.mark.parametrize(
