@@ -13,7 +13,7 @@ from mugv.stages.graph import Node
 
 TRAINING = frozenset({"train_vae", "pretrain", "sft", "align"})
 """Stages whose processes are `parallel.world`; every other stage is one process and uses one GPU."""
-LAUNCHER = {"cpu": "2", "memory": "8G"}
+LAUNCHER = Pool(cpu="2", memory="8G")
 """What a task asks for that starts a TrainJob, follows it and publishes its output."""
 
 
@@ -52,7 +52,7 @@ def task_pool(recipe: Recipe, node: Node) -> Pool:
     layout = layout_of(recipe, node.stage, pool)
     if layout.nodes > 1:
         data = recipe.resources.data
-        return Pool(**LAUNCHER, node_selector=data.node_selector, tolerations=data.tolerations)
+        return LAUNCHER.model_copy(update={"node_selector": data.node_selector, "tolerations": data.tolerations})
     return pool.model_copy(update={"gpus": min(pool.gpus, layout.processes_per_node)})
 
 
