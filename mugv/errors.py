@@ -23,5 +23,9 @@ class StoreError(UserError):
     """The object store or the state folder cannot be used (full disk, read-only, wrong credentials)."""
 
 
+class ServiceAwayError(StoreError):
+    """A service that a run needs does not answer; the same again may go well. A task ends with EXIT_TRY_AGAIN."""
+
+
 EXIT_USER, EXIT_TRY_AGAIN, EXIT_STOPPED = 2, 75, 143
 """Exit codes of a task's process beside 0: the user's mistake; the same again may go well (a service is away); stopped and saved."""

@@ -32,8 +32,9 @@ from mugv.redact import redact
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mugv.platform.forwarder import Forwarder
     from mugv.platform.records import RunRecord
-    from mugv.platform.tracking import Forwarder, Tracking
+    from mugv.platform.tracking import Tracking
     from mugv.recipe import Recipe
     from mugv.stages.execute import RunEnvironment
 
@@ -82,11 +83,18 @@ def run_locked(recipe: Recipe, state: Path, goal: Goal) -> int:
     with stopped_by_signals():
         try:
             return _run(recipe, state, goal, record)
+        except UserError as error:
+            _end_record(record, "failed", str(error))
+            raise
         except KeyboardInterrupt:
-            if record.folder.is_dir() and not record.read().get("ended"):
-                record.update(status="interrupted", ended=time.time(), error=_stopped(goal))
+            _end_record(record, "interrupted", _stopped(goal))
             typer.echo(f"error: {_stopped(goal)}", err=True)
             return STOPPED
+
+
+def _end_record(record: RunRecord, status: str, error: str) -> None:
+    if record.folder.is_dir() and not record.read().get("ended"):
+        record.update(status=status, ended=time.time(), error=error)
 
 
 def _stopped(goal: Goal) -> str:
@@ -95,7 +103,8 @@ def _stopped(goal: Goal) -> str:
 
 def _run(recipe: Recipe, state: Path, goal: Goal, record: RunRecord) -> int:
     from mugv.cli.summary import write_report
-    from mugv.platform.tracking import Forwarder, Tracking
+    from mugv.platform.forwarder import Forwarder
+    from mugv.platform.tracking import Tracking
     from mugv.precision import warning as precision_warning
     from mugv.stages.execute import resolve_data_digest
     from mugv.stages.graph import node_keys
@@ -174,7 +183,8 @@ def _with_tracking(environment: RunEnvironment, tracking: Tracking, console: Con
     """Open MLflow once, with its migrations, before anything runs; a server that is away is said and not waited for."""
     from dataclasses import replace
 
-    from mugv.platform.tracking import Forwarder
+    from mugv.platform.forwarder import Forwarder
+    from mugv.platform.tracking import reason, refused
 
     first = Forwarder(tracking, environment.record())
     tracking.prepare(lambda line: console.print(line, markup=False))
@@ -183,8 +193,9 @@ def _with_tracking(environment: RunEnvironment, tracking: Tracking, console: Con
     except UserError:
         raise
     except Exception as error:  # MLflow's clients raise their own, requests' and SQLAlchemy's errors
-        reason = redact(str(error).splitlines()[0])[:160]
-        console.print(f"MLflow {tracking.shown} does not answer ({reason}); metrics are kept and sent later", markup=False)
+        if refusal := refused(tracking, error):
+            raise refusal from None
+        console.print(f"MLflow {tracking.shown} does not answer ({reason(error)}); metrics are kept and sent later", markup=False)
         return environment
 
 
@@ -194,7 +205,7 @@ def _drop_lost_version(environment: RunEnvironment, recipe: Recipe, keys: dict[s
 
     from mugv.errors import UserError
     from mugv.platform.registry import Registry
-    from mugv.platform.tracking import Tracking, TrackingAwayError, answering
+    from mugv.platform.tracking import Tracking, TrackingAwayError, TrackingRefusedError, answering
 
     store = environment.open_store()
     found = store.find(f"register/{keys['register']}")
@@ -207,6 +218,8 @@ def _drop_lost_version(environment: RunEnvironment, recipe: Recipe, keys: dict[s
             Registry(tracking).resolve(uri)
     except TrackingAwayError as error:
         console.print(f"{error}; whether {uri} is still there is not known", markup=False)
+    except TrackingRefusedError:
+        raise
     except UserError:
         console.print(f"{uri} is not in the registry any more: it is registered again", markup=False)
         store.remove(f"register/{keys['register']}")

@@ -260,7 +260,8 @@ def _sent_to_mlflow(environment: RunEnvironment, node: str) -> Iterator[None]:
     if environment.forwarded or not environment.tracking_uri:
         yield
         return
-    from mugv.platform.tracking import Forwarder, Tracking
+    from mugv.platform.forwarder import Forwarder
+    from mugv.platform.tracking import Tracking
 
     with Forwarder(Tracking(environment.tracking_uri, environment.experiment), environment.record(), environment.parent, only=node):
         yield

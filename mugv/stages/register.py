@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mugv.errors import StoreError, UserError
+from mugv.errors import UserError
 from mugv.recipe import digest
 from mugv.redact import redact
 from mugv.stages.base import StageContext
@@ -16,23 +16,18 @@ from mugv.stages.graph import build_graph, node_keys
 if TYPE_CHECKING:
     from mugv.platform.registry import GateDecision, Registry, Version
 
+AWAY = "{where}: the version cannot be registered ({reason}); all else is kept, run again when it answers"
+
 
 def run(ctx: StageContext) -> dict[str, float]:
     """Inputs: evaluate, checkpoint, vae, latents, clips. Output: registered.json."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+    from mugv.platform.tracking import answering
 
     environment = RunEnvironment.from_env()
     evaluation = json.loads((ctx.inputs["evaluate"] / "metrics.json").read_text())
     lineage = describe_lineage(ctx, environment)
-    try:
+    with answering(_tracking(environment), AWAY):
         result = _register(ctx, environment, lineage, evaluation)
-    except (MlflowException, SQLAlchemyError, ConnectionError) as error:
-        reason = str(error).splitlines()[0][:200]
-        where = _tracking(environment).uri
-        raise StoreError(
-            f"MLflow {where}: the version cannot be registered ({reason}); all else is kept, run again when it answers"
-        ) from error
     (ctx.out / "registered.json").write_text(json.dumps(result, indent=1) + "\n")
     return {"version": float(result["version"]), "champion": float(result["champion"])}
 

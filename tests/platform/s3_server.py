@@ -30,11 +30,12 @@ class Server:
 
     root: Path
     port: int
+    keys: tuple[str, ...] = KEYS
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         program = Path(sys.executable).with_name("rclone")
-        command = [str(program), "serve", "s3", "--addr", f"127.0.0.1:{self.port}", "--auth-key", ",".join(KEYS), str(self.root)]
+        command = [str(program), "serve", "s3", "--addr", f"127.0.0.1:{self.port}", "--auth-key", ",".join(self.keys), str(self.root)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(200):
             with socket.socket() as probe:
@@ -50,7 +51,7 @@ class Server:
             self.process = None
 
     def client(self) -> Minio:
-        return Minio(endpoint=f"127.0.0.1:{self.port}", access_key=KEYS[0], secret_key=KEYS[1], secure=False, region="us-east-1")
+        return Minio(endpoint=f"127.0.0.1:{self.port}", access_key=self.keys[0], secret_key=self.keys[1], secure=False, region="us-east-1")
 
 
 @contextmanager

@@ -13,8 +13,9 @@ import pytest
 from mugv.errors import UserError
 from mugv.platform import database
 from mugv.platform.database import Condition, ensure, examine, sqlite_uri
+from mugv.platform.forwarder import Forwarder
 from mugv.platform.records import RunRecord, write_json
-from mugv.platform.tracking import Forwarder, Tracking
+from mugv.platform.tracking import Tracking
 
 
 @pytest.fixture(scope="module")

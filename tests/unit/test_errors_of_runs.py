@@ -14,11 +14,11 @@ import pytest
 from torch.distributed.checkpoint import CheckpointException
 
 from mugv.errors import StoreError, UserError
+from mugv.platform.forwarder import mark_dead
 from mugv.platform.local import RunLog, StageFailedError, _failure, _temporary_folder, measure
 from mugv.platform.lock import state_lock
 from mugv.platform.processes import RUNNER, alive
 from mugv.platform.records import ERROR_MARK, RunRecord
-from mugv.platform.tracking import mark_dead
 from mugv.stages import worker
 from mugv.stages.dit_common import _failure as _rank_failure
 

@@ -139,7 +139,7 @@ def test_the_launcher_may_create_training_jobs_and_nothing_more() -> None:
 
 def test_a_release_overlay_leaves_no_development_image() -> None:
     text = yaml.safe_dump_all(render("overlays/gpu-cluster"))
-    images = set(re.findall(r"image: (\S+)", text))
+    images = set(re.findall(r"image: (mugv/\S+)", text))
     recipe = load_recipe(ROOT / "configs" / "mugv-10b.yaml")
     assert images == {recipe.resources.image_data, recipe.resources.image_train}
 

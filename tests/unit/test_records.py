@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from mugv.cli.main import app
 from mugv.errors import UserError
+from mugv.platform.forwarder import unsent_runs
 from mugv.platform.records import RunRecord, all_runs, find_run, made_by
-from mugv.platform.tracking import unsent_runs
 
 DAMAGE = [
     b"",

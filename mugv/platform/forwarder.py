@@ -1,0 +1,172 @@
+"""Sends what stages leave in a run's records to MLflow: a nested run a stage, its parameters, live curves, data sets, artifacts.
+
+records + metrics.jsonl  --Forwarder (a daemon thread)-->  MLflow.   Nothing of a run waits for MLflow or fails with it: what
+could not be sent stays in the run's folder, and the next run sends it. How far each stage got is in `runs/<run>/tracking/`.
+A run is sent before the older ones, and an older one that MLflow does not take is left out: it stops nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from mugv.platform.records import RunRecord, all_runs, write_json
+from mugv.platform.stage_sender import StageSender, sent_so_far
+from mugv.platform.tracking import Tracking
+from mugv.redact import redact
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 2.0
+LONGEST_WAIT_SECONDS = 30.0
+
+
+class Forwarder:
+    """Context manager: a daemon thread that keeps MLflow up to date with one run's records, and with what older runs left."""
+
+    def __init__(self, tracking: Tracking, record: RunRecord, parent: str = "", only: str | None = None, older: Path | None = None) -> None:
+        self.tracking = tracking
+        self.record = record
+        self.parent = parent
+        self.only = only
+        self.older = older
+        """State folder whose earlier runs may have unsent records; None: leave them."""
+        self.problem = ""
+        """Why the last try failed, in one line; "" when all is sent."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="mlflow-forwarder", daemon=True)
+
+    def __enter__(self) -> Forwarder:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self, patience: float = 60.0) -> bool:
+        """Send what is left; True when MLflow has everything. Called with the run ended."""
+        self._stop.set()
+        self._thread.join(patience)
+        if self._thread.is_alive():
+            self.problem = self.problem or f"{self.tracking.shown} is slow to answer"
+            return False
+        return not self.problem
+
+    def _loop(self) -> None:
+        wait = POLL_SECONDS
+        while not self._stop.wait(wait):
+            wait = POLL_SECONDS if self._try() else min(2 * wait, LONGEST_WAIT_SECONDS)
+        self._try()
+
+    def _try(self) -> bool:
+        """One pass over the records; any trouble with the server is kept for the report and tried again."""
+        try:
+            self.send()
+        except Exception as error:  # MLflow's clients raise their own, requests' and SQLAlchemy's errors
+            self.problem = _line(error)
+            return False
+        self.problem = ""
+        return True
+
+    def send(self) -> None:
+        """Bring MLflow up to the present state of the records. Raises what the MLflow client raises."""
+        parent = self.parent or self.start_parent()
+        refused = [
+            error for stage in self.record.stages() if self.only in (None, stage["node"]) if (error := self._send_stage(parent, stage))
+        ]
+        run = self.record.read()
+        if not self.only and run.get("ended") and not self._sent().get("complete"):
+            self._end_parent(parent, run)
+        if self.older:
+            self._send_older(self.older)
+            self.older = None
+        if refused:
+            raise refused[0]
+
+    def _send_stage(self, parent: str, stage: dict[str, Any]) -> Exception | None:
+        """What MLflow does not take of one stage must not keep back the others."""
+        try:
+            StageSender(self.tracking, self.record, parent, stage).send()
+        except Exception as error:
+            if not _of_the_records(error):
+                raise
+            return error
+        return None
+
+    def _send_older(self, state: Path) -> None:
+        """A run whose records MLflow does not take is told once and left; a server that is away ends the round."""
+        for earlier in unsent_runs(state, self.record.run):
+            tracked: bool | str = True
+            try:
+                Forwarder(self.tracking, earlier).send()
+            except Exception as error:
+                if not _of_the_records(error):
+                    raise
+                tracked = _line(error)
+                logger.warning("%s: MLflow does not take its records (%s); they stay there", earlier.folder, tracked)
+            earlier.update(tracked=tracked)
+
+    def start_parent(self) -> str:
+        """The MLflow run of the whole run, made at the first success."""
+        run, sent = self.record.read(), self._sent()
+        if "run_id" not in sent:
+            tags = {"mugv.run": self.record.run, "mugv.recipe": run.get("recipe_digest", ""), **_git_tags(run)}
+            sent["run_id"] = self.tracking.start_run(f"{run.get('name', 'run')} {self.record.run}", run.get("started", time.time()), tags)
+            write_json(self._sent_file, sent)
+            if (self.record.folder / "recipe.json").is_file():
+                self.tracking.client.log_artifact(sent["run_id"], str(self.record.folder / "recipe.json"))
+        return str(sent["run_id"])
+
+    def _end_parent(self, parent: str, run: dict[str, Any]) -> None:
+        status = "FINISHED" if run.get("status") == "finished" else "FAILED"
+        for page in self.record.folder.glob("report.html"):
+            self.tracking.client.log_artifact(parent, str(page))
+        self.tracking.client.set_terminated(parent, status, int(run["ended"] * 1000))
+        write_json(self._sent_file, {**self._sent(), "complete": True})
+
+    @property
+    def _sent_file(self) -> Path:
+        return self.record.folder / "tracking" / "run.json"
+
+    def _sent(self) -> dict[str, Any]:
+        return sent_so_far(self._sent_file)
+
+
+def unsent_runs(state: Path, but: str) -> list[RunRecord]:
+    """Ended runs whose records MLflow has not got yet, oldest first. Stages that died without a word are marked killed."""
+    waiting = [r for r in all_runs(state) if r.run != but and r.read().get("tracked") is False]
+    for run in waiting:
+        mark_dead(run)
+    return waiting[::-1]
+
+
+def mark_dead(run: RunRecord) -> None:
+    """Give an end to the run and its stages whose processes are gone. Call with the state folder locked."""
+    record = run.read()
+    for stage in run.stages():
+        if stage["status"] == "running":
+            run.update_stage(stage["node"], status="killed", error="its process was killed", ended=stage.get("started", 0))
+    if not record.get("ended"):
+        run.update(status="killed", ended=record.get("started", time.time()))
+
+
+def _of_the_records(error: Exception) -> bool:
+    """Whether an error says that these records cannot be sent, whatever the server does."""
+    if isinstance(error, (KeyError, TypeError, ValueError, AttributeError)) and not isinstance(error, OSError):
+        return True
+    if type(error.__cause__).__name__ in ("IntegrityError", "DataError"):
+        return True
+    code = getattr(error, "error_code", "")
+    return code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
+
+
+def _line(error: Exception) -> str:
+    return redact(f"{type(error).__name__}: {error}".splitlines()[0])[:200]
+
+
+def _git_tags(run: dict[str, Any]) -> dict[str, str]:
+    git = run.get("git", {})
+    return {"mlflow.source.git.commit": git["commit"], "mugv.git.dirty": str(git["dirty"]).lower()} if git.get("commit") else {}

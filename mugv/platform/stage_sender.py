@@ -1,0 +1,151 @@
+"""Sends one stage's record to MLflow: a nested run with its parameters, live curves, data sets, metrics, pages and pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mugv.platform.records import DamagedRecordError, RunRecord, read_json, write_json
+from mugv.platform.tracking import Tracking
+from mugv.redact import redact
+
+METRICS_A_CALL = 1000
+PARAMETERS_A_CALL = 100
+ARTIFACT_SUFFIXES = {".html", ".png"}
+LARGEST_ARTIFACT = 20 << 20
+_STATUS = {"ran": "FINISHED", "resumed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
+DATASETS = ("clips", "latents", "footage")
+
+
+class StageSender:
+    """Sends one stage's record; a small file remembers what was sent, so a new process goes on where the last one stopped."""
+
+    def __init__(self, tracking: Tracking, record: RunRecord, parent: str, stage: dict[str, Any]) -> None:
+        self.tracking = tracking
+        self.record = record
+        self.parent = parent
+        self.stage = stage
+        self.node: str = stage["node"]
+        self.file = record.folder / "tracking" / "stages" / f"{self.node}.json"
+        self.sent: dict[str, Any] = {"lines": {}, **sent_so_far(self.file)}
+
+    def send(self) -> None:
+        if self.sent.get("complete"):
+            return
+        if self.stage["status"] in ("hit", "not needed"):
+            self.tracking.client.set_tag(self.parent, f"mugv.stage.{self.node}", f"{self.stage['status']} {self.stage['key'][:12]}")
+            self._remember(complete=True)
+            return
+        run_id = self._run()
+        for path, name in self._curve_files():
+            self._send_curve(run_id, path, name)
+        if self.stage["status"] != "running":
+            self._end(run_id)
+
+    def _run(self) -> str:
+        if "run_id" not in self.sent:
+            tags = {"mlflow.parentRunId": self.parent, "mugv.run": self.record.run, "mugv.stage": self.stage["stage"]}
+            tags["mugv.key"] = self.stage["key"]
+            self._remember(run_id=self.tracking.start_run(self.node, self.stage["started"], tags))
+        if not self.sent.get("described"):
+            self._describe(self.sent["run_id"])
+            self._remember(described=True)
+        return str(self.sent["run_id"])
+
+    def _describe(self, run_id: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
+        parameters = [Param(name, redact(str(value))[:6000]) for name, value in self.stage.get("params", {}).items()]
+        for start in range(0, len(parameters), PARAMETERS_A_CALL):
+            self.tracking.client.log_batch(run_id, params=parameters[start : start + PARAMETERS_A_CALL])
+        inputs = []
+        for name, ref in self.stage.get("inputs", {}).items():
+            if name in DATASETS:
+                source = json.dumps({"uri": ref["uri"], "digest": ref["digest"], "key": ref["key"]})
+                # MLflow keeps at most 36 characters of a digest; the whole one is in the source.
+                dataset = Dataset(name, ref["digest"][:36], "mugv", source)
+                inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", self.stage["stage"])]))
+        if inputs:
+            self.tracking.client.log_inputs(run_id, datasets=inputs)
+
+    def _curve_files(self) -> Iterator[tuple[Path, str]]:
+        """Metric files of the stage and the prefix of their metrics: kept ones once the stage is done, else in its work folder."""
+        kept = self.record.curves(self.node)
+        folder = kept if kept.is_dir() else Path(self.stage.get("work", kept))
+        for path in sorted(folder.rglob("metrics.jsonl")):
+            parts = [p for p in path.relative_to(folder).parent.parts if p != "train"]
+            yield path, "".join(f"{p}/" for p in parts)
+
+    def _send_curve(self, run_id: str, path: Path, prefix: str) -> None:
+        from mlflow.entities import Metric
+
+        whole = path.read_bytes().split(b"\n")[:-1]
+        metrics = []
+        start = self.sent["lines"].get(prefix, 0)
+        for line in whole[start:]:
+            values = _numbers(line)
+            if {"step", "time"} <= set(values):
+                step, when = int(values.pop("step")), int(values.pop("time") * 1000)
+                metrics += [Metric(prefix + k, v, when, step) for k, v in values.items()]
+        for first in range(0, len(metrics), METRICS_A_CALL):
+            self.tracking.client.log_batch(run_id, metrics=metrics[first : first + METRICS_A_CALL])
+        if len(whole) > start:
+            self._remember(lines={**self.sent["lines"], prefix: len(whole)})
+
+    def _end(self, run_id: str) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        ended = int(self.stage.get("ended", time.time()) * 1000)
+        values = {**self.stage.get("metrics", {}), "stage_seconds": self.stage.get("stage_seconds", 0.0)}
+        output = self.stage.get("output", {})
+        tags = {"mugv.status": self.stage["status"], "mugv.output": output.get("uri", ""), "mugv.digest": output.get("digest", "")}
+        tags["mugv.error"] = self.stage.get("error", "")[:5000]
+        metrics = [Metric(name, float(value), ended, 0) for name, value in values.items() if _is_number(value)]
+        self.tracking.client.log_batch(run_id, metrics=metrics, tags=[RunTag(k, v) for k, v in tags.items() if v])
+        if output:
+            self._send_artifacts(run_id, output)
+        self.tracking.client.set_terminated(run_id, _STATUS.get(self.stage["status"], "FAILED"), ended)
+        self._remember(complete=True)
+
+    def _send_artifacts(self, run_id: str, output: dict[str, str]) -> None:
+        """Pages and pictures of an output, for people who look at MLflow."""
+        from mugv.store import open_store
+        from mugv.store.base import Ref
+
+        if self.stage["stage"] not in ("evaluate", "train_vae", "candidates", "curate"):
+            return
+        root = output["uri"].removesuffix(f"/{self.stage['stage']}/{output['key']}")
+        folder = open_store(root, self.record.folder.parents[1] / "cache").fetch(Ref(**output))
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in ARTIFACT_SUFFIXES and path.stat().st_size <= LARGEST_ARTIFACT:
+                inside = path.relative_to(folder).parent.as_posix()
+                self.tracking.client.log_artifact(run_id, str(path), None if inside == "." else inside)
+
+    def _remember(self, **fields: Any) -> None:
+        self.sent = {**self.sent, **fields}
+        write_json(self.file, self.sent)
+
+
+def sent_so_far(path: Path) -> dict[str, Any]:
+    """What a sender remembers; when that is damaged, it begins anew."""
+    try:
+        return read_json(path)
+    except DamagedRecordError:
+        return {}
+
+
+def _numbers(line: bytes) -> dict[str, float]:
+    """The numbers of a line of a metrics file; {} for a line that a power cut damaged."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return {name: float(value) for name, value in values.items() if _is_number(value)} if isinstance(values, dict) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and (math.isfinite(value) or math.isnan(value))
