@@ -1,9 +1,7 @@
 """MLflow as the manifests deploy it: the command line and environment of the container, started here from the lock alone."""
 
-import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -70,9 +70,7 @@ def plain_base() -> list[dict]:
     generated = []
     for entry in yaml.safe_load((folder / "kustomization.yaml").read_text())["configMapGenerator"]:
         lines = [*entry.get("literals", []), *(line for name in entry.get("envs", []) for line in (folder / name).read_text().split())]
-        generated.append(
-            {"kind": "ConfigMap", "metadata": {"name": entry["name"]}, "data": dict(line.split("=", 1) for line in lines)}
-        )
+        generated.append({"kind": "ConfigMap", "metadata": {"name": entry["name"]}, "data": dict(line.split("=", 1) for line in lines)})
     return [*yaml.safe_load_all((folder / "mlflow.yaml").read_text()), *generated]
 
 
