@@ -4,7 +4,29 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
+import shutil
+import time
 from pathlib import Path
+
+ABANDONED_SECONDS = 24 * 3600.0
+
+
+def beside(path: Path) -> Path:
+    """A hidden name in the folder of `path` that nobody else has. Process ids are equal in containers that share a volume."""
+    return path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove what `pattern` matches in `folder` and nobody wrote to for a day: a process that was killed left it."""
+    for path in folder.glob(pattern):
+        try:
+            newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
+            if time.time() - newest > ABANDONED_SECONDS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except OSError:
+            # Another process removes it too, or may remove it and this one may not.
+            continue
 
 
 def replace_text(path: Path, text: str, lasting: bool = True) -> None:
@@ -14,7 +36,7 @@ def replace_text(path: Path, text: str, lasting: bool = True) -> None:
     Raises OSError as open and rename do; `path` is then as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = beside(path)
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)

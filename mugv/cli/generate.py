@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import secrets
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -197,7 +197,7 @@ def _write(output: Path, clip: np.ndarray, fps: float) -> None:
     from mugv.store import explained
 
     suffix = output.suffix.lower()
-    temporary = output.with_name(f".{output.stem}.{os.getpid()}{suffix}")
+    temporary = output.with_name(f".{output.stem}.{secrets.token_hex(8)}{suffix}")
     with explained(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -21,6 +21,7 @@ from mugv.curation.sources import SourceFile, finish
 from mugv.curation.sources_captions import Said, read_captions
 from mugv.curation.sources_folder import COMMON, find_videos, is_video, named, passed_over, storable
 from mugv.curation.sources_list import read_list, s3_digest, signed_uris
+from mugv.durable import replace_text
 from mugv.errors import UserError
 from mugv.store.carried import carried_digest, local_path
 
@@ -186,10 +187,7 @@ class _Digests:
         """(digest, bytes) of each."""
         found = [self._of(path) for path in paths]
         if self.cache:
-            self.cache.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.cache.with_suffix(".tmp")
-            temporary.write_text(json.dumps(self.known))
-            os.replace(temporary, self.cache)
+            replace_text(self.cache, json.dumps(self.known), lasting=False)
         return found
 
     def _of(self, path: Path) -> tuple[str, int]:

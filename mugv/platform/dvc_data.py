@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mugv.durable import sync_tree
+from mugv.durable import beside, replace_text, sweep, sync_tree
 from mugv.errors import UserError
+from mugv.store.directory import damaged_since
+from mugv.store.manifest import Manifest, ManifestError
 
 
 @dataclass(frozen=True)
@@ -50,20 +53,49 @@ def resolve(repository: str | Path, path: str, revision: str | None = None) -> D
 
 
 def fetch(version: DataVersion, repository: str | Path, folder: Path) -> Path:
-    """A local copy of the tracked path under `folder`/<md5>, made once; half-made copies are never used."""
+    """A local copy of the tracked path under `folder`/<md5>, made once; half-made and damaged copies are never used."""
     from dvc.api import DVCFileSystem
 
     final = folder / version.md5.removesuffix(".dir")
-    if final.exists():
+    if final.exists() and _whole(final):
         return final
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"fetching-{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    with _explained(repository, version.path, version.revision):
-        DVCFileSystem(str(repository), rev=version.commit or None).get(version.path, str(temporary), recursive=True)
-    sync_tree(temporary)
-    temporary.rename(final)
+    sweep(folder, ".*")
+    temporary = beside(final)
+    arrived = temporary / final.name
+    try:
+        temporary.mkdir(parents=True)
+        with _explained(repository, version.path, version.revision):
+            DVCFileSystem(str(repository), rev=version.commit or None).get(version.path, str(arrived), recursive=True)
+        sync_tree(temporary)
+        replace_text(_manifest_of(final), Manifest.of_folder(temporary, final.name).to_json())
+        _put_in_place(arrived, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def _put_in_place(arrived: Path, final: Path) -> None:
+    """Another process may have fetched the same meanwhile: a whole copy stays, since it may be read from."""
+    if final.exists() and not _whole(final):
+        final.rename(arrived.with_name("damaged"))
+    try:
+        arrived.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+
+
+def _whole(copy: Path) -> bool:
+    """Whether a copy is what was fetched; read whole once, and again after any change."""
+    try:
+        found = Manifest.parse(_manifest_of(copy).read_bytes())
+    except (OSError, ManifestError):
+        return False
+    return not damaged_since(copy.parent, found, copy.with_name(f"{copy.name}.checked"), verify=False)
+
+
+def _manifest_of(copy: Path) -> Path:
+    return copy.with_name(f"{copy.name}.manifest.json")
 
 
 @contextmanager

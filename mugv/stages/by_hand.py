@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mugv.durable import replace_text, sync_tree
+from mugv.durable import beside, replace_text, sync_tree
 from mugv.errors import UserError
 from mugv.json_lines import shown
 from mugv.platform.lock import file_lock
@@ -53,7 +53,7 @@ def run_by_hand(name: str, recipe: Recipe, inputs: dict[str, Path], out: Path, f
     with explained(out), file_lock(work / LOCK, refusal, option="--out"):
         metrics = _run(node, recipe, inputs, out, work, force)
         # Renamed first: whoever waits for the lock must not find a folder that is half gone.
-        shutil.rmtree(work.rename(work.with_name(f".{work.name}.{os.getpid()}")))
+        shutil.rmtree(work.rename(beside(work)))
     return {key: float(value) for key, value in (metrics or {}).items()}
 
 

@@ -1,7 +1,7 @@
-"""Runs one node of the graph: found in the store it is a hit, otherwise the stage works in `work/<key>` and is published.
+"""Runs one node of the graph: found in the store it is a hit, otherwise the stage works in `work/<key>/<token>` and is published.
 
 KFP component bodies call `component_main`; `mugv stage` and tests call `run_node`. A hit imports neither torch nor mlflow.
-A stage that dies leaves `work/<key>` behind and the next run goes on from there.
+A stage that dies leaves its work behind, and the next try takes it over (mugv.platform.claim) and goes on from there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mugv.errors import StoreError, UserError
-from mugv.platform.lock import file_lock
+from mugv.platform.claim import Claim, claimed
 from mugv.platform.processes import RUNNER, end_with_runner
 from mugv.platform.records import ERROR_MARK, RunRecord, write_json
 from mugv.recipe import Recipe, recipe_from_json
@@ -147,24 +147,19 @@ def run_node(node_name: str, recipe: Recipe, refs: dict[str, Ref], environment: 
 
 
 def _run_stage(node: Node, recipe: Recipe, refs: dict[str, Ref], environment: RunEnvironment, store: Store, key: str) -> Ref:
-    work = environment.state / "work" / key
-    out = environment.state / "out" / key
-    resumed = work.exists()
-    refusal = f"stage {node.name}: process {{}} of an earlier run still works on it; wait for it or end it"
-    with file_lock(work / "pid", refusal):
-        try:
-            return _work(node, recipe, refs, environment, store, work, out, resumed)
-        finally:
-            # After a failure too: on a full disk this makes room for the record that says so.
-            shutil.rmtree(out, ignore_errors=True)
+    with claimed(environment.state / "work" / key) as claim:
+        found = store.find(output_prefix(node, key))
+        if found is None:
+            return _work(node, recipe, refs, environment, store, key, claim)
+        # Another try, or another run with the same key, made it meanwhile.
+        environment.record().update_stage(node.name, status="hit", ended=time.time(), output=found.to_dict())
+        claim.remove()
+        return found
 
 
-def _work(
-    node: Node, recipe: Recipe, refs: dict[str, Ref], environment: RunEnvironment, store: Store, work: Path, out: Path, resumed: bool
-) -> Ref:
-    key = work.name
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+def _work(node: Node, recipe: Recipe, refs: dict[str, Ref], environment: RunEnvironment, store: Store, key: str, claim: Claim) -> Ref:
+    work, out, resumed = claim.work, claim.out, claim.resumed
+    out.mkdir()
     record = environment.record()
     record.update_stage(node.name, work=str(work), resumed=resumed)
     inputs = {name: store.fetch(ref, verify=name in WITHOUT_DIGESTS) for name, ref in refs.items()}
@@ -185,7 +180,7 @@ def _work(
         metrics={name: float(value) for name, value in (metrics or {}).items()},
         output=ref.to_dict(),
     )
-    shutil.rmtree(work, ignore_errors=True)
+    claim.remove()
     return ref
 
 

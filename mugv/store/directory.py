@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from mugv.durable import replace_text, sync
+from mugv.durable import beside, replace_text, sweep, sync
 from mugv.errors import StoreError
 from mugv.store import manifest
 from mugv.store.base import Ref
@@ -28,29 +29,39 @@ class DirectoryStore:
         self.uri = file_uri(self.root)
 
     def publish(self, folder: Path, prefix: str, key: str) -> Ref:
-        """Moves `folder` (copies it when it lies on another file system)."""
+        """Moves `folder` (copies it when it lies on another file system). What was published before it stays, and is what is returned."""
         final = self.root / prefix
-        partial = self.root / ".partial" / f"{prefix.replace('/', '.')}.{os.getpid()}"
+        partial = self.root / ".partial" / f"{prefix.replace('/', '.')}.{secrets.token_hex(8)}"
         with explained(final):
             try:
-                shutil.rmtree(partial, ignore_errors=True)
                 partial.parent.mkdir(parents=True, exist_ok=True)
+                sweep(partial.parent, "*")
                 _move(folder, partial)
                 written = Manifest.of_folder(partial, key)
                 (partial / manifest.NAME).write_text(written.to_json())
                 _flush(partial)
-                self._rename(partial, final)
+                found = self._rename(partial, final)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-        return Ref(f"{self.uri}/{prefix}", key, written.digest)
+        return found or Ref(f"{self.uri}/{prefix}", key, written.digest)
 
-    def _rename(self, partial: Path, final: Path) -> None:
+    def _rename(self, partial: Path, final: Path) -> Ref | None:
+        """None; or what another process published first."""
         final.parent.mkdir(parents=True, exist_ok=True)
-        if final.exists() and self.find(final.relative_to(self.root).as_posix()) is None:
-            shutil.rmtree(final)
-        if not final.exists():
-            partial.rename(final)
+        found = self.find(final.relative_to(self.root).as_posix())
+        if found is None:
+            stale = partial.with_name(f"{partial.name}.stale")
+            with suppress(FileNotFoundError):
+                final.rename(stale)
+            try:
+                partial.rename(final)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                found = self.find(final.relative_to(self.root).as_posix())
+            shutil.rmtree(stale, ignore_errors=True)
         sync(final.parent)
+        return found
 
     def find(self, prefix: str) -> Ref | None:
         try:
@@ -81,7 +92,7 @@ class DirectoryStore:
 
     def put_file(self, path: Path, name: str) -> None:
         target = self.root / name
-        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        partial = beside(target)
         with explained(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:

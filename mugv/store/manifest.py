@@ -75,7 +75,7 @@ class Manifest:
 
     def damaged(self, folder: Path) -> list[str]:
         """Names of the files that are missing from `folder` or differ from what was published; reads all of them."""
-        return [name for name, entry in self.files.items() if not _holds(folder / name, entry)]
+        return [name for name, entry in self.files.items() if not holds(folder / name, entry)]
 
 
 def checked_name(name: str) -> str:
@@ -86,7 +86,8 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _holds(path: Path, entry: Entry) -> bool:
+def holds(path: Path, entry: Entry) -> bool:
+    """Whether a file is there and is what an entry says."""
     try:
         return path.is_file() and path.stat().st_size == entry.bytes and file_digest(path) == entry.sha256
     except OSError:

@@ -6,7 +6,8 @@ local cache by content, with their manifest, and checked each time they are used
 
 from __future__ import annotations
 
-import os
+import hashlib
+import secrets
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +18,13 @@ from typing import TypeVar
 from minio import Minio
 from minio.helpers import check_bucket_name
 
-from mugv.durable import sync_tree
+from mugv.durable import replace_text, sweep, sync
 from mugv.errors import StoreError, UserError
 from mugv.store import manifest
 from mugv.store.base import Ref
 from mugv.store.directory import damaged_since
 from mugv.store.disk import explained
-from mugv.store.manifest import Manifest, ManifestError
+from mugv.store.manifest import Manifest, ManifestError, holds
 from mugv.store.s3_client import THREADS, MissingObjectError, OddAnswerError, connect, retried
 from mugv.store.s3_upload import Uploader
 
@@ -51,6 +52,10 @@ class S3Store:
         self.uploader = Uploader(self.client, self.bucket)
 
     def publish(self, folder: Path, prefix: str, key: str) -> Ref:
+        found = self.find(prefix)
+        if found:
+            # Another try of the same was first: what is published stays.
+            return found
         written = Manifest.of_folder(folder, key)
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(lambda name: self.put_file(folder / name, f"{prefix}/{name}"), written.files))
@@ -72,14 +77,14 @@ class S3Store:
         found = self._manifest(prefix)
         if found is None or found.digest != ref.digest:
             raise StoreError(f"{ref.uri}: the output is gone or was replaced; run again to make it anew")
-        temporary = self.cache / f".{ref.digest}.{os.getpid()}"
+        arriving = self.cache / ".arriving" / secrets.token_hex(8)
         with explained(folder):
+            sweep(arriving.parent, "*")
+            arriving.mkdir(parents=True)
             try:
-                self._download(found, prefix, temporary)
-                sync_tree(temporary)
-                _put_in_place(temporary, folder)
+                self._download(found, prefix, folder, arriving)
             finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+                shutil.rmtree(arriving, ignore_errors=True)
         return folder
 
     def _cached(self, folder: Path, ref: Ref, verify: bool) -> bool:
@@ -90,21 +95,33 @@ class S3Store:
             return False
         return found.digest == ref.digest and not damaged_since(folder, found, self.cache / ".checked" / ref.digest, verify)
 
-    def _download(self, found: Manifest, prefix: str, folder: Path) -> None:
+    def _download(self, found: Manifest, prefix: str, folder: Path, arriving: Path) -> None:
+        """Bring what is missing or damaged in `folder`, file by file.
+
+        Each arrives under a name of this process alone, is checked, and takes its place in one step: others may fetch the same, or read
+        what is there, at the same time.
+        """
         for name in found.files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        wanted = list(found.files)
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(lambda name: self._bring(found, prefix, folder, arriving, name), found.damaged(folder)))
+        for path in {(folder / name).parent for name in found.files} | {folder}:
+            sync(path)
+        replace_text(folder / manifest.NAME, found.to_json())
+
+    def _bring(self, found: Manifest, prefix: str, folder: Path, arriving: Path, name: str) -> None:
+        entry = found.files[name]
+        fresh = arriving / hashlib.sha256(name.encode()).hexdigest()
         for _ in range(DOWNLOADS):
-            with ThreadPoolExecutor(THREADS) as pool:
-                list(pool.map(lambda name: self.get_file(f"{prefix}/{name}", folder / name), wanted))
-            wanted = found.damaged(folder)
-            if not wanted:
-                (folder / manifest.NAME).write_text(found.to_json())
+            self.get_file(f"{prefix}/{name}", fresh)
+            if holds(fresh, entry):
+                sync(fresh)
+                fresh.replace(folder / name)
                 return
-        place, expected = f"{self.uri}/{prefix}", found.files[wanted[0]].sha256
+        place = f"{self.uri}/{prefix}"
         raise StoreError(
-            f"{place}/{wanted[0]}: damaged since it was published (expected sha256 {expected}, asked {DOWNLOADS} times); "
+            f"{place}/{name}: damaged since it was published (expected sha256 {entry.sha256}, asked {DOWNLOADS} times); "
             f"remove {place} from the bucket and run again"
         )
 
@@ -171,17 +188,3 @@ class S3Store:
 
     def _try(self, what: str, action: Callable[[], T]) -> T:
         return retried(f"store {self.uri}", what, action)
-
-
-def _put_in_place(temporary: Path, folder: Path) -> None:
-    """Another process may have fetched the same; a damaged copy that lies there goes first."""
-    stale = folder.with_name(f"{temporary.name}.stale")
-    if folder.exists():
-        folder.rename(stale)
-    try:
-        temporary.rename(folder)
-    except OSError:
-        if not (folder / manifest.NAME).is_file():
-            raise
-    finally:
-        shutil.rmtree(stale, ignore_errors=True)

@@ -6,6 +6,8 @@ import json
 import time
 from pathlib import Path
 
+from mugv.durable import replace_text
+
 
 class MetricsLog:
     """Appends `{"step": int, "time": unix seconds, name: value, ...}` lines; one writer."""
@@ -23,9 +25,7 @@ class MetricsLog:
         if not self.path.exists():
             return
         kept = [line for line in self.path.read_text().splitlines() if _step_of(line) < step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        temporary.replace(self.path)
+        replace_text(self.path, "".join(line + "\n" for line in kept), lasting=False)
 
     def read(self) -> list[dict[str, float]]:
         if not self.path.exists():

@@ -117,13 +117,17 @@ def test_a_revision_gives_back_the_data_it_named(project: Path, environment: dic
 
 def test_a_copy_is_made_once_and_a_half_made_one_is_never_used(project: Path, tmp_path: Path) -> None:
     version = resolve(project, "data/footage", "v1")
-    half = tmp_path / f"fetching-{version.md5.removesuffix('.dir')}"
+    half = tmp_path / version.md5.removesuffix(".dir")
     half.mkdir()
     (half / "left-by-a-kill").write_text("")
     folder = fetch(version, project, tmp_path)
     assert not (folder / "left-by-a-kill").exists()
     (folder / "mark").write_text("")
     assert (fetch(version, project, tmp_path) / "mark").exists()
+    whole = (folder / "captions.jsonl").read_bytes()
+    (folder / "captions.jsonl").write_bytes(bytes(len(whole)))
+    assert (fetch(version, project, tmp_path) / "captions.jsonl").read_bytes() == whole
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_wrong_name_is_one_clear_line(project: Path, tmp_path: Path) -> None:

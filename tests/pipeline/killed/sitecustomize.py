@@ -26,8 +26,8 @@ def write(self: MetricsLog, step: int, **values: float) -> None:
 
 
 def node_of(work: Path) -> str:
-    """The node that works in a folder `<state>/work/<key>`, by the records of the runs."""
-    for record in work.parents[1].glob("runs/*/stages/*.json"):
+    """The node that works in a folder `<state>/work/<key>/<token>`, by the records of the runs."""
+    for record in work.parents[2].glob("runs/*/stages/*.json"):
         if json.loads(record.read_text()).get("work") == str(work):
             return record.stem
     return ""
