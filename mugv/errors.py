@@ -24,7 +24,7 @@ class StoreError(UserError):
 
 
 class ServiceAwayError(StoreError):
-    """A service that a run needs does not answer, or a volume is full or lost; the same again may go well. A task ends with EXIT_TRY_AGAIN."""
+    """A service does not answer, or a volume is full or lost: the same again may go well. A task ends with EXIT_TRY_AGAIN."""
 
 
 EXIT_USER, EXIT_TRY_AGAIN, EXIT_STOPPED = 2, 75, 143

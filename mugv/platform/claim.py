@@ -27,7 +27,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from mugv.durable import sweep
-from mugv.errors import StoreError, ServiceAwayError
+from mugv.errors import ServiceAwayError, StoreError
 
 logger = logging.getLogger(__name__)
 

@@ -144,11 +144,11 @@ def _signature(folder: Path, found: Manifest) -> str:
     return "".join(lines)
 
 
-def _text(path: Path) -> str:
+def _text(path: Path) -> str | None:
     try:
         return path.read_text(errors="replace")
     except OSError:
-        return ""
+        return None
 
 
 def _read(folder: Path) -> Manifest | None:

@@ -134,6 +134,15 @@ def test_what_a_killed_process_left_goes_after_a_day_and_nothing_else(tmp_path: 
     assert sorted(p.name for p in tmp_path.iterdir()) == [".young", "kept"]
 
 
+def test_cache_entry_that_lost_all_files_but_its_manifest_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    ref = published(tmp_path)
+    store = open_store("s3://bucket/team", tmp_path / "cache")
+    folder = store.fetch(ref)
+    for path in (folder / "config.json", folder / "model" / "weights.bin"):
+        path.unlink()
+    whole(tmp_path, ref)(0)
+
+
 def test_cache_entry_without_its_manifest_is_fetched_again(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mugv.store.s3_client.FIRST_WAIT_SECONDS", 0.01)
     ref = published(tmp_path)

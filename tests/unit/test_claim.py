@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mugv.errors import StoreError, ServiceAwayError
+from mugv.errors import ServiceAwayError, StoreError
 from mugv.platform import claim as claims
 from mugv.platform.claim import claimed
 
