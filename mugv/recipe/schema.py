@@ -24,6 +24,7 @@ from mugv.recipe.optimizer import Optimizer as Optimizer
 from mugv.recipe.resources import Pool as Pool
 from mugv.recipe.resources import Resources as Resources
 from mugv.recipe.resources import Toleration as Toleration
+from mugv.recipe.retrain import Retrain as Retrain
 
 
 def _pixels(value: Any) -> Any:
@@ -382,6 +383,7 @@ class Recipe(Part):
     align: Align | None = None
     evaluate: Evaluate = Evaluate()
     register_: Register = Field(default=Register(), alias="register")
+    retrain: Retrain = Retrain()
     parallel: Parallel = Parallel()
     resources: Resources = Resources()
 
