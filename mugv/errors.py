@@ -29,3 +29,14 @@ class ServiceAwayError(StoreError):
 
 EXIT_USER, EXIT_TRY_AGAIN, EXIT_STOPPED = 2, 75, 143
 """Exit codes of a task's process beside 0: the user's mistake; the same again may go well (a service is away); stopped and saved."""
+
+
+class StoppedError(SystemExit):
+    """A training ended by a signal, after its checkpoint. Uncaught it gives the shell's exit code, which is EXIT_STOPPED for SIGTERM."""
+
+    def __init__(self, number: int, where: str) -> None:
+        super().__init__(128 + number)
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"stopped {self.where}"

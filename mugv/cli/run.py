@@ -76,8 +76,8 @@ def run(
 
 def run_locked(recipe: Recipe, state: Path, goal: Goal) -> int:
     """One run with the state folder held; returns the exit code. A signal at any moment ends it with one line and a record."""
-    from mugv.platform.processes import stopped_by_signals
     from mugv.platform.records import RunRecord, new_run_id
+    from mugv.processes import stopped_by_signals
 
     record = RunRecord.of(state, new_run_id())
     with stopped_by_signals():

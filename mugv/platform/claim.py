@@ -169,7 +169,8 @@ class Claim:
                 continue
         if not self._ended.is_set():
             self.lost = True
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+            # Not SIGTERM: training would write a checkpoint first.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGHUP)
 
 
 @contextmanager

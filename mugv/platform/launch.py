@@ -1,25 +1,21 @@
-"""Starts a training module on many processes: `torchrun` here, a Kubeflow Trainer `TrainJob` (API of Trainer 2.3) on a cluster.
-One dataclass renders both.
+"""Starts a training module on many processes: here, or on a cluster as a Kubeflow Trainer `TrainJob` (API of Trainer 2.3). One
+dataclass renders both, and mugv.ranks starts the processes of a node in both.
 
-    LaunchSpec --local_command--> python -m module | torchrun --standalone ...   (run_local)
-               --train_job------> TrainJob dict (trainer.kubeflow.org/v1alpha1)
+    LaunchSpec --run_local--> exit code
+               --train_job--> TrainJob dict (trainer.kubeflow.org/v1alpha1)
 """
 
 from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
+from mugv import ranks
 from mugv.errors import UserError
-from mugv.platform.processes import RUNNER
 from mugv.recipe.schema import Pool, Toleration
 
 RUNTIME = "mugv-torch"
@@ -41,6 +37,8 @@ class LaunchSpec:
     pool: Pool = field(default_factory=Pool)
     """Processor, memory and GPUs of one node, and which nodes may be used."""
     environment: dict[str, str] = field(default_factory=dict)
+    grace_seconds: float = ranks.GRACE
+    """From SIGTERM to SIGKILL of a process that writes its checkpoint."""
 
     def __post_init__(self) -> None:
         for name in ("nodes", "processes_per_node"):
@@ -54,44 +52,16 @@ class LaunchSpec:
         return self.nodes * self.processes_per_node
 
 
-def local_command(spec: LaunchSpec) -> list[str]:
-    """The command that starts `spec` on this machine. Raises UserError when it asks for more than one node."""
-    if spec.nodes > 1:
-        raise UserError(f"launch: this machine is one node, the recipe's layout needs {spec.nodes}; submit the pipeline to a cluster")
-    target = ["-m", spec.module, *spec.arguments]
-    if spec.world == 1:
-        return [sys.executable, *target]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={spec.processes_per_node}", *target]
-
-
 def run_local(spec: LaunchSpec, inherit: Mapping[str, str] | None = None) -> int:
-    """Run `spec` here and wait; returns its exit code, negative when a signal ended it, as in subprocess.
+    """Run `spec` here and wait; its exit code as mugv.ranks gives it. Raises UserError when it asks for more than one node.
 
     `inherit` is the environment to start from; None: this process's. SIGINT and SIGTERM go on to the processes, which save and stop.
     """
+    if spec.nodes > 1:
+        raise UserError(f"launch: this machine is one node, the recipe's layout needs {spec.nodes}; submit the pipeline to a cluster")
     environment = {**(os.environ if inherit is None else inherit), **spec.environment}
-    environment[RUNNER] = str(os.getpid())
-    if spec.world > 1:
-        environment.setdefault("OMP_NUM_THREADS", "1")
-    # A session of its own: a Ctrl-C reaches the processes once, through us, and not a second time from the terminal.
-    process = subprocess.Popen(local_command(spec), env=environment, start_new_session=True)
-    with _forwarded(process):
-        return process.wait()
-
-
-@contextmanager
-def _forwarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Pass SIGINT and SIGTERM on while the block runs."""
-
-    def forward(number: int, _: FrameType | None) -> None:
-        process.send_signal(number)
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    command = [sys.executable, "-m", spec.module, *spec.arguments]
+    return ranks.run(command, spec.processes_per_node, grace=spec.grace_seconds, environment=environment)
 
 
 def train_job(spec: LaunchSpec, name: str, namespace: str = "mugv", queue: str | None = None) -> dict[str, Any]:
@@ -117,13 +87,13 @@ def train_job(spec: LaunchSpec, name: str, namespace: str = "mugv", queue: str |
 
 
 def _trainer(spec: LaunchSpec) -> dict[str, Any]:
-    """The trainer section; the runtime's torch plugin sets the PET_* variables that torchrun reads for nodes and rendezvous."""
+    """The trainer section; the runtime's torch plugin sets the PET_* variables that mugv.ranks reads for nodes and rendezvous."""
     amounts = {"cpu": spec.pool.cpu, "memory": spec.pool.memory}
     if spec.pool.gpus:
         amounts[spec.pool.gpu_type] = str(spec.pool.gpus)
     return {
         "image": spec.image,
-        "command": ["torchrun", "-m", spec.module],
+        "command": ["python", "-m", "mugv.ranks", f"--grace={spec.grace_seconds:g}", "-m", spec.module],
         "args": list(spec.arguments),
         "env": [{"name": key, "value": value} for key, value in sorted(spec.environment.items())],
         "numNodes": spec.nodes,

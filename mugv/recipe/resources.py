@@ -134,3 +134,6 @@ class Resources(Part):
     """Seconds that a TrainJob may wait, in its queue or for nodes and images, before the stage ends with the reason."""
     job_retries: NonNegative = 3
     """How often a TrainJob that failed or lost a node is made again without having got further in between."""
+    grace_seconds: Annotated[float, Field(gt=0, le=86_400)] = 25.0
+    """Seconds that training has after SIGTERM to end its step and write a checkpoint before it is killed; on a cluster some less than
+    the pod's own grace period (Kubernetes: 30)."""

@@ -1,4 +1,4 @@
-"""What the DiT's training stages share: their checkpoint's description, the previous weights, and processes by torchrun."""
+"""What the DiT's training stages share: their checkpoint's description, the previous weights, and their processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mugv.errors import MissingFeatureError, UserError
+from mugv.errors import EXIT_TRY_AGAIN, EXIT_USER, MissingFeatureError, ServiceAwayError, StoppedError, UserError
+from mugv.ranks import STOPPED
 from mugv.stages.base import StageContext
 from mugv.stages.placement import world_of
 from mugv.stages.progress import ProgressWriter
@@ -70,7 +71,7 @@ def merge_adapters(ctx: StageContext, chunks: list[MugDiT], stage: TrainStage) -
 
 
 def run_training(ctx: StageContext, train: Callable[[StageContext], dict[str, float]], module: str) -> dict[str, float]:
-    """Call `train(ctx)` here for one process, else in `parallel.world` processes by torchrun; the metrics of rank 0 come back."""
+    """Call `train(ctx)` here for one process, else in `parallel.world` processes; the metrics of rank 0 come back."""
     stage = module.rpartition(".")[2]
     if world_of(ctx.recipe, stage) == 1:
         return train(ctx)
@@ -97,7 +98,10 @@ def run_training(ctx: StageContext, train: Callable[[StageContext], dict[str, fl
     report = ctx.work / "distributed-metrics.json"
     report.unlink(missing_ok=True)
     (ctx.work / FAILURE).unlink(missing_ok=True)
-    code = run_local(LaunchSpec("mugv.stages.worker", (str(specification),), processes_per_node=ctx.recipe.parallel.world))
+    world, grace = ctx.recipe.parallel.world, ctx.recipe.resources.grace_seconds
+    code = run_local(LaunchSpec("mugv.stages.worker", (str(specification),), processes_per_node=world, grace_seconds=grace))
+    if code in STOPPED:
+        raise StoppedError(code - 128, f"in {ctx.node}; its checkpoint is kept")
     if code:
         raise _failure(ctx, code)
     return json.loads(report.read_text())
@@ -107,9 +111,9 @@ def _failure(ctx: StageContext, code: int) -> Exception:
     """What the first process that failed said, else that it said nothing."""
     try:
         told = json.loads((ctx.work / FAILURE).read_text())
-        return (UserError if told["user"] else RuntimeError)(str(told["error"]))
+        return {EXIT_USER: UserError, EXIT_TRY_AGAIN: ServiceAwayError}.get(told["code"], RuntimeError)(str(told["error"]))
     except (OSError, ValueError, KeyError, TypeError):
-        return RuntimeError(f"{ctx.node}: torchrun ended with code {code}; the processes' own messages are above")
+        return RuntimeError(f"{ctx.node}: its processes ended with code {code}; their own messages are above")
 
 
 def _check_one_machine(ctx: StageContext) -> None:

@@ -22,10 +22,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mugv.errors import StoreError, UserError
+from mugv.errors import StoppedError, StoreError, UserError
 from mugv.platform.claim import Claim, claimed
-from mugv.platform.processes import RUNNER, end_with_runner
 from mugv.platform.records import ERROR_MARK, RunRecord, write_json
+from mugv.processes import RUNNER, end_with_runner
 from mugv.recipe import Recipe, recipe_from_json
 from mugv.redact import RedactingFormatter, redact, show_uncaught
 from mugv.stages.base import StageContext
@@ -229,8 +229,9 @@ def _failure_recorded(record: RunRecord, node: str, common: dict[str, Any]) -> I
     """Write how a stage ended before the error goes on its way. `common`: what its record begins with."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
-        _try_record(record, node, **common, status="interrupted", error="interrupted")
+    except (KeyboardInterrupt, SystemExit) as error:
+        told = str(error) if isinstance(error, StoppedError) else "interrupted"
+        _try_record(record, node, **common, status="interrupted", error=told)
         raise
     except UserError as error:
         _try_record(record, node, **common, status="failed", error=str(error), user_error=True)
@@ -274,9 +275,10 @@ def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, s
     sys.excepthook = show_uncaught
     logging.getLogger("mugv").setLevel(logging.INFO)
     environment = RunEnvironment.from_env()
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
-    end_with_runner()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _stop)
+    # SIGHUP, which training does not defer: without its run it must not write beside the next one.
+    end_with_runner(signal.SIGHUP)
     if getattr(sys.modules["__main__"].__spec__, "name", "") == "kfp.dsl.executor_main":
         atexit.register(_leave_without_teardown)
     try:
@@ -316,8 +318,8 @@ def _manifest(name: str, path: Path) -> dict[str, str]:
 
 def _stop(number: int, frame: object) -> None:
     """End the stage once: a second signal must not interrupt the writing of its record."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 

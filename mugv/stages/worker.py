@@ -1,47 +1,54 @@
-"""One process of a training stage under torchrun: `python -m mugv.stages.worker distributed.json`."""
+"""One rank of a training stage under mugv.ranks: `python -m mugv.stages.worker distributed.json`."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import signal
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mugv.errors import StoreError, UserError
+from mugv import stopping
+from mugv.errors import EXIT_TRY_AGAIN, EXIT_USER, ServiceAwayError, StoppedError, UserError
+from mugv.processes import end_with_runner
 
 FAILURE = "distributed-failure.json"
 """In the work folder: what ended the first process that failed."""
 
 
-def main(path: str) -> None:
-    """Raises what the stage raises, after writing it down for the process that waits."""
-    from mugv.platform.processes import end_with_runner
-
-    end_with_runner()
+def main(path: str) -> int:
+    """The exit code, as mugv.ranks expects it; what the stage raised is written down for the process that waits."""
     spec = json.loads(Path(path).read_text())
     try:
         _train(spec)
+    except StoppedError as stopped:
+        return int(str(stopped.code))
     except BaseException as error:
-        _write_failure(Path(spec["work"]), error)
-        raise
+        code = _write_failure(Path(spec["work"]), error)
+        if code == 1:
+            traceback.print_exc()
+        return code
+    return 0
 
 
-def _write_failure(work: Path, error: BaseException) -> None:
-    """The first one tells: the others fail since a process of their group is gone."""
+def _write_failure(work: Path, error: BaseException) -> int:
+    """The exit code that `error` means. The first process tells: the others fail since one of their group is gone."""
     from mugv.store import explained
 
-    kind, text = "user" if isinstance(error, UserError) else "", str(error)
+    code, text = 1, f"{type(error).__name__}: {error}"
     try:
         with explained(work):
             raise error
-    except StoreError as line:
-        kind, text = "user", str(line)
+    except UserError as line:
+        code, text = EXIT_TRY_AGAIN if isinstance(line, ServiceAwayError) else EXIT_USER, str(line)
     except BaseException:
-        text = text if kind else f"{type(error).__name__}: {text}"
+        pass
     with suppress(OSError), (work / FAILURE).open("x") as file:
-        json.dump({"user": bool(kind), "error": (text.splitlines() or [""])[0]}, file)
+        json.dump({"code": code, "error": (text.splitlines() or [""])[0]}, file)
+    return code
 
 
 def _train(spec: dict[str, Any]) -> None:
@@ -68,4 +75,7 @@ def _train(spec: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    stopping.listen()
+    # A rank without its launcher must not write a checkpoint beside the next try's.
+    end_with_runner(signal.SIGKILL)
+    sys.exit(main(sys.argv[1]))

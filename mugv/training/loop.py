@@ -17,10 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+import torch.distributed as dist
+
+from mugv import stopping
 from mugv.durable import sync
-from mugv.errors import UserError
+from mugv.errors import StoppedError, UserError
 from mugv.guard import RefusedStepError
-from mugv.training.checkpoint_files import barrier, damage, rank, seal
+from mugv.precision import here
+from mugv.training.checkpoint_files import barrier, damage, rank, seal, world
 from mugv.training.metrics_log import MetricsLog
 
 logger = logging.getLogger(__name__)
@@ -56,27 +61,46 @@ def fit(
     """Train to `steps`, saving every `save_every` steps, at `milestones` and at the end; resumes what it finds.
 
     Kept are the newest checkpoint, the one before and the milestones. UserError when a whole checkpoint is of another
-    network, or beyond `steps`. Metrics go to `folder/metrics.jsonl`. `asynchronous`: checkpoints are
+    network, or beyond `steps`. StoppedError after the step in which SIGTERM or SIGINT came, and its checkpoint. Metrics go to
+    `folder/metrics.jsonl`. `asynchronous`: checkpoints are
     written by forked processes while training goes on, and get their name once they are whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    log = MetricsLog(folder / "metrics.jsonl")
     writer = CheckpointWriter(task, folder, milestones, asynchronous)
-    start = _resume(task, folder, steps)
-    if rank() == 0:
-        log.rewind(start)
-    for step in range(start, steps):
-        began = time.perf_counter()
-        metrics = _train_step(task, step)
+    with stopping.deferred():
+        done = saved = _resume(task, folder, steps)
+        log = MetricsLog(folder / "metrics.jsonl")
         if rank() == 0:
-            log.write(step, **metrics, seconds=round(time.perf_counter() - began, 5))
-            if progress:
-                progress(step + 1, steps, metrics)
-        done = step + 1
-        if done % save_every == 0 or done == steps or done in milestones:
+            log.rewind(done)
+        while not (stop := _agreed_stop()) and done < steps:
+            began = time.perf_counter()
+            metrics = _train_step(task, done)
+            if rank() == 0:
+                log.write(done, **metrics, seconds=round(time.perf_counter() - began, 5))
+                if progress:
+                    progress(done + 1, steps, metrics)
+            done += 1
+            if done % save_every == 0 or done == steps or done in milestones:
+                writer.save(saved := done)
+            writer.poll()
+        if saved != done:
             writer.save(done)
-        writer.poll()
-    writer.poll(wait=True)
+        writer.poll(wait=True)
+        if stop:
+            stopped = StoppedError(stop, f"after step {done} of {steps}; its checkpoint is kept")
+            if rank() == 0:
+                logger.warning("%s", stopped)
+            raise stopped
+
+
+def _agreed_stop() -> int:
+    """The signal that asked any rank to stop, the same on every rank; 0: none did. A stop after another step each would never end."""
+    number = stopping.requested()
+    if world() == 1:
+        return number
+    asked = torch.tensor(number, device=here())
+    dist.all_reduce(asked, dist.ReduceOp.MAX)
+    return int(asked)
 
 
 class CheckpointWriter:

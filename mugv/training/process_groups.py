@@ -12,7 +12,7 @@ from mugv.recipe.schema import Parallel
 
 
 def initialise(layout: Parallel) -> None:
-    """Initialise once; later calls with the same layout do nothing. Rank and world come from torchrun's environment."""
+    """Initialise once; later calls with the same layout do nothing. Rank and world come from the environment that mugv.ranks sets."""
     install()
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
@@ -42,7 +42,7 @@ def start(world: int) -> None:
             raise ValueError(f"parallel.world is {world}, but the launcher started {dist.get_world_size()} processes")
         return
     if world != 1:
-        raise ValueError(f"parallel.world is {world}: start this stage with torchrun")
+        raise ValueError(f"parallel.world is {world}: start this stage with python -m mugv.ranks --nproc {world}")
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 

@@ -1,7 +1,7 @@
 """Several processes of a worker from one import: `launch(worker, [(world, arguments), ...])` runs the rounds one after the other.
 
-torchrun would start every process anew, and importing torch and megatron costs each more than most tests do. Here one fresh process
-imports the worker and forks the ranks of every round; what they find in their environment is what torchrun would set.
+A launcher would start every process anew, and importing torch and megatron costs each more than most tests do. Here one fresh process
+imports the worker and forks the ranks of every round; what they find in their environment is what it would set.
 """
 
 from __future__ import annotations

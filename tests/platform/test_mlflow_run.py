@@ -25,10 +25,10 @@ from processor_time import children_seconds  # noqa: E402
 from recipes import TREE  # noqa: E402
 
 from mugv.cli.main import app  # noqa: E402
-from mugv.platform.processes import alive  # noqa: E402
 from mugv.platform.records import RunRecord, all_runs  # noqa: E402
 from mugv.platform.registry import Registry  # noqa: E402
 from mugv.platform.tracking import Tracking  # noqa: E402
+from mugv.processes import alive  # noqa: E402
 
 SHORT = {**TREE, "data": {"shards": 2}, "align": None, "sft": None, "pretrain": TREE["pretrain"][:1]}
 NODES = [

@@ -105,12 +105,12 @@ def test_holder_that_lost_its_work_says_that_the_same_again_may_go_well(tmp_path
                 time.sleep(0.01)
             (mine.work / "file").write_text("")
 
-    before = signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+    before = signal.signal(signal.SIGHUP, lambda *_: stopped.append(1))
     try:
         with pytest.raises(ServiceAwayError, match="another try of this task has taken its work over"):
             work()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGHUP, before)
     assert stopped
 
 

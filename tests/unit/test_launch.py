@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 from mugv.errors import UserError
-from mugv.platform.launch import LaunchSpec, local_command, run_local, train_job
+from mugv.platform.launch import LaunchSpec, run_local, train_job
 from mugv.recipe import load_recipe
 from mugv.recipe.schema import Pool, Toleration
 
@@ -35,15 +35,8 @@ def test_two_processes_find_each_other(tmp_path: Path) -> None:
     assert json.loads(out.read_text()) == {"world": 2, "sum": 3, "rank": 0, "variable": "set"}
 
 
-def test_one_process_starts_without_torchrun(tmp_path: Path) -> None:
-    out = tmp_path / "seen.json"
-    assert "torch.distributed.run" not in local_command(spec("end"))
-    assert run_local(spec("end", str(out)), ENVIRONMENT) == 0
-    assert json.loads(out.read_text())["world"] == 1
-
-
-def test_an_exit_code_is_not_swallowed(tmp_path: Path) -> None:
-    assert run_local(spec("fail", str(tmp_path / "seen.json")), ENVIRONMENT) == 3
+def test_a_failure_is_not_swallowed(tmp_path: Path) -> None:
+    assert run_local(spec("fail", str(tmp_path / "seen.json")), ENVIRONMENT) == 1
 
 
 def test_an_interrupt_reaches_the_process_once(tmp_path: Path) -> None:
@@ -63,7 +56,7 @@ def test_an_interrupt_reaches_the_process_once(tmp_path: Path) -> None:
 
 def test_several_nodes_are_refused_on_one_machine() -> None:
     with pytest.raises(UserError, match="this machine is one node, the recipe's layout needs 64"):
-        local_command(spec(nodes=64, processes_per_node=8))
+        run_local(spec(nodes=64, processes_per_node=8))
 
 
 @pytest.mark.parametrize(

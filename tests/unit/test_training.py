@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 
@@ -74,6 +76,24 @@ def test_resumed_losses_equal_uninterrupted_ones_bit_for_bit(latents, tmp_path):
     whole = flow_task(latents, stage())
     fit(whole, tmp_path / "whole", 6, 2)
     assert all(torch.equal(a, b) for a, b in zip(all_parameters(whole.result), all_parameters(resumed.result), strict=True))
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_training_after_its_step_with_a_checkpoint(latents, tmp_path, asynchronous, number):
+    def ask(done, total, metrics):
+        if done == 3:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    fit(flow_task(latents, stage()), tmp_path / "whole", 6, 4)
+    with pytest.raises(SystemExit) as stopped:
+        fit(flow_task(latents, stage()), tmp_path / "cut", 6, 4, progress=ask, asynchronous=asynchronous)
+    assert (stopped.value.code, str(stopped.value)) == (128 + number, "stopped after step 3 of 6; its checkpoint is kept")
+    assert [step for step, _ in checkpoints(tmp_path / "cut")] == [3]
+    assert signal.getsignal(number) is before
+    fit(flow_task(latents, stage()), tmp_path / "cut", 6, 4)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
 def test_checkpoints_written_while_training_goes_on_hold_their_own_step(latents, tmp_path):

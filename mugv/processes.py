@@ -16,17 +16,17 @@ RUNNER = "MUGV_RUNNER"
 LOOK_SECONDS = 1.0
 
 
-def end_with_runner() -> None:
-    """From now on this process gets SIGTERM when the process that RUNNER names has ended; nothing without RUNNER."""
+def end_with_runner(number: int = signal.SIGTERM) -> None:
+    """From now on this process gets the signal `number` when the process that RUNNER names has ended; nothing without RUNNER."""
     pid = os.environ.get(RUNNER, "")
     if pid.isdigit():
-        threading.Thread(target=_watch, args=(int(pid),), name="runner-watch", daemon=True).start()
+        threading.Thread(target=_watch, args=(int(pid), number), name="runner-watch", daemon=True).start()
 
 
-def _watch(pid: int) -> None:
+def _watch(pid: int, number: int) -> None:
     while alive(pid):
         time.sleep(LOOK_SECONDS)
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)
 
 
 def alive(pid: int) -> bool:
