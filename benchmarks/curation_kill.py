@@ -121,17 +121,18 @@ def chain(given: Path, state: Path, log: Path) -> Path:
 
     Each source whose decoding begins is a line of `log`.
     """
-    from mugv.stages.execute import RunEnvironment, resolve_data_digest, run_node
+    from mugv.stages.execute import RunEnvironment, run_node
     from mugv.stages.graph import build_graph
+    from mugv.stages.roots import Roots
     from mugv.store import Ref
 
     _log_sources(log)
     recipe = recipe_from_json(given.read_text())
-    environment = RunEnvironment(state, str(state / "store"), run="kill", data_digest=resolve_data_digest(recipe), goal="curate")
-    nodes = build_graph(recipe)
+    environment = RunEnvironment(state, str(state / "store"), run="kill", goal="curate")
+    nodes, roots = build_graph(recipe), Roots.of(recipe, state)
     refs: dict[str, Ref] = {}
     for node in nodes[: [node.name for node in nodes].index("curate") + 1]:
-        refs[node.name] = run_node(node.name, recipe, {name: refs[source] for name, source in node.inputs.items()}, environment)
+        refs[node.name] = run_node(node.name, recipe, {name: refs[source] for name, source in node.inputs.items()}, environment, roots)
     return environment.open_store().fetch(refs["curate"])
 
 

@@ -30,7 +30,8 @@ from mugv.evaluation.scores import ROWS
 from mugv.platform.registry import decide
 from mugv.recipe import load_recipe
 from mugv.recipe.schema import Gate
-from mugv.stages.graph import node_keys
+from mugv.stages.graph import Keys
+from mugv.stages.roots import Roots
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "configs" / "tiny.yaml"
@@ -69,7 +70,8 @@ class Run:
     @property
     def key(self) -> str:
         """Of the evaluation: of the recipe and the code that lead to it."""
-        return node_keys(load_recipe(RECIPE, self.changes), "")["evaluate"]
+        recipe = load_recipe(RECIPE, self.changes)
+        return Keys(recipe, Roots.of(recipe))["evaluate"]
 
     def command(self, folder: Path) -> list[str]:
         sets = [part for change in self.changes for part in ("--set", change)]

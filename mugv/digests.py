@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from mugv.durable import replace_text
 from mugv.errors import UserError
 
 NAME = "digests.json"
+SETTLED_SECONDS = 2.0
+"""A file that changed a moment ago may change again within one tick of its clock: its digest is not remembered yet."""
 
 
 def file_digest(path: Path) -> str:
     """SHA-256 (hex) of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_digest(path: Path, of: Callable[[Path], str] = file_digest) -> str:
+    """SHA-256 (hex) of a file, or of a folder's relative names and contents; no times enter. `of`: digest of one file."""
+    if not path.is_dir():
+        return of(path)
+    files = {p.relative_to(path).as_posix(): of(p) for p in path.rglob("*") if p.is_file()}
+    return hashlib.sha256(json.dumps(files, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def names_in(folder: Path) -> list[str]:
@@ -71,3 +83,35 @@ def damage_of(folder: Path) -> str:
     """`damage` by the folder's own digests."""
     known = read(folder)
     return f"{NAME} is damaged" if known is None else damage(folder, known)
+
+
+class DigestMemory:
+    """SHA-256 of files, remembered in a JSON file by path, size and times of change. A digest that is given out holds the content alone."""
+
+    def __init__(self, path: Path | None) -> None:
+        """`path`: the JSON file; None: nothing is remembered. One that is damaged counts as empty."""
+        self.path = path
+        self._known: dict[str, list[int | str]] = {}
+        self._changed = False
+        with suppress(OSError, ValueError, RecursionError):
+            known = json.loads(path.read_bytes()) if path else {}
+            self._known = known if isinstance(known, dict) else {}
+
+    def of(self, path: Path) -> str:
+        """Digest of a file. Raises OSError."""
+        name, facts = str(path.resolve()), path.stat()
+        now = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
+        known = self._known.get(name)
+        if isinstance(known, list) and known[:3] == now and isinstance(known[-1], str):
+            return known[-1]
+        digest = file_digest(path)
+        if time.time() - facts.st_ctime > SETTLED_SECONDS:
+            self._known[name] = [*now, digest]
+            self._changed = True
+        return digest
+
+    def keep(self) -> None:
+        """Write what was learned."""
+        if self.path and self._changed:
+            replace_text(self.path, json.dumps(self._known), lasting=False)
+            self._changed = False

@@ -13,7 +13,7 @@ from kfp import dsl, kubernetes
 
 from mugv.recipe import Recipe
 from mugv.recipe.schema import Pool, Toleration
-from mugv.stages.graph import Node
+from mugv.stages.graph import Keys, Node
 from mugv.stages.placement import layout_of, pool_of, task_pool
 
 COMPONENTS = {
@@ -54,8 +54,8 @@ class Settings:
     """What every task of a pipeline shares."""
 
     recipe: Recipe
-    keys: dict[str, str] | None = None
-    """Node name -> cache key. None: KFP caches nothing, since only the running task can know its key; the store still does."""
+    keys: Keys | None = None
+    """Cache keys for KFP. None: it caches nothing, since only the running task can know its key; the store still does."""
     retries: int = 0
     """How often the cluster starts a failed task again; it resumes from its own last checkpoint."""
     goal: str = ""
@@ -71,34 +71,34 @@ def load_component(folder: str) -> Any:
     return getattr(importlib.import_module(f"components.{folder}.component"), folder)
 
 
-def add_tasks(nodes: list[Node], recipe_text: Any, settings: Settings) -> dict[str, Any]:
+def add_tasks(nodes: list[Node], given: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Add a task per node to the pipeline being built; returns node name -> its output artifact.
 
-    `recipe_text` is the pipeline parameter with the recipe as JSON. The nodes of all shards become one `ParallelFor`.
+    `given`: the pipeline parameters that every task gets, `recipe` and `roots` as JSON. The nodes of all shards become one `ParallelFor`.
     """
     outputs: dict[str, Any] = {}
     for node in nodes:
         if node.stage in SHARDED:
             if node.name == "curate_shard-0":
-                _fan_out([n for n in nodes if n.stage in SHARDED and n.index == 0], recipe_text, outputs, settings)
+                _fan_out([n for n in nodes if n.stage in SHARDED and n.index == 0], given, outputs, settings)
             continue
         arguments = _collected(node, outputs) if node.stage == "curate" else _inputs(node, outputs)
         if node.stage in INDEXED:
             arguments["index"] = node.index
-        task = component(node.stage)(recipe=recipe_text, **arguments).set_display_name(node.name)
+        task = component(node.stage)(**given, **arguments).set_display_name(node.name)
         _place(task, node, settings)
-        _cache(task, (settings.keys or {}).get(node.name))
+        _cache(task, settings.keys[node.name] if settings.keys else None)
         outputs[node.name] = task.outputs[COMPONENTS[node.stage][1]]
         if node.stage == "scan":
             outputs["shards"] = task.outputs["Output"]
     return outputs
 
 
-def _fan_out(first: list[Node], recipe_text: Any, outputs: dict[str, Any], settings: Settings) -> None:
+def _fan_out(first: list[Node], given: dict[str, Any], outputs: dict[str, Any], settings: Settings) -> None:
     """One loop over the shards; `first`: the nodes of the first shard, which stand for those of all."""
     with dsl.ParallelFor(outputs["shards"], name="shards") as index:
         for node in first:
-            task = component(node.stage)(recipe=recipe_text, index=index, **_inputs(node, outputs))
+            task = component(node.stage)(**given, index=index, **_inputs(node, outputs))
             task.set_display_name(node.stage)
             _place(task, node, settings)
             if node.stage == "caption":

@@ -5,19 +5,21 @@ from typing import Any
 from kfp import dsl
 
 from mugv.recipe import Recipe, recipe_to_json
-from mugv.stages.graph import build_graph
+from mugv.stages.graph import Keys, build_graph
+from mugv.stages.roots import Roots
 from pipelines.common import Settings, add_tasks, cluster_name
 
 STAGES = ("sample_footage", "scan", "curate_shard", "caption", "curate")
 
 
-def build_pipeline(recipe: Recipe, keys: dict[str, str] | None = None, retries: int = 0) -> Any:
+def build_pipeline(recipe: Recipe, roots: Roots | None = None, retries: int = 0) -> Any:
     """A KFP pipeline of the recipe's data stages; parameters as in pipelines.train."""
-    settings = Settings(recipe, keys, retries, goal="curate")
+    settings = Settings(recipe, Keys(recipe, roots) if roots else None, retries, goal="curate")
     nodes = [node for node in build_graph(recipe) if node.stage in STAGES]
+    handed = roots.to_json() if roots else ""
 
     @dsl.pipeline(name=cluster_name("mugv-data", recipe), description="Raw video to a curated ClipSet.")
-    def data(recipe: str = recipe_to_json(recipe)) -> None:
-        add_tasks(nodes, recipe, settings)
+    def data(recipe: str = recipe_to_json(recipe), roots: str = handed) -> None:
+        add_tasks(nodes, {"recipe": recipe, "roots": roots}, settings)
 
     return data

@@ -18,7 +18,7 @@ def build_pipeline(recipe: Recipe, repository: str = "", path: str = "videos", r
     `repository`: DVC project that holds the videos; "" retrains on the recipe's own data. No task has a cache key here: keys
     depend on the data of the day, so the store alone decides what is found and what runs.
     """
-    settings = Settings(_planned(recipe, repository), None, retries)
+    settings = Settings(_planned(recipe, repository), retries=retries)
     defaults = (recipe_to_json(recipe), repository, path if repository else "", revision)
 
     @dsl.pipeline(name=cluster_name("mugv-retrain", recipe), description="Train again when data or code changed.")
@@ -28,7 +28,8 @@ def build_pipeline(recipe: Recipe, repository: str = "", path: str = "videos", r
         place(resolved, resources.data, resources.image_data, settings.retries)
         resolved.set_display_name("resolve-data").set_caching_options(False)
         with dsl.If(resolved.outputs["Output"] == CHANGED, name="changed"):
-            add_tasks(build_graph(settings.recipe), resolved.outputs["resolved_recipe"], settings)
+            given = {"recipe": resolved.outputs["resolved_recipe"], "roots": resolved.outputs["roots"]}
+            add_tasks(build_graph(settings.recipe), given, settings)
 
     return retrain
 

@@ -5,19 +5,21 @@ from typing import Any
 from kfp import dsl
 
 from mugv.recipe import Recipe, recipe_to_json
-from mugv.stages.graph import build_graph
+from mugv.stages.graph import Keys, build_graph
+from mugv.stages.roots import Roots
 from pipelines.common import Settings, add_tasks, cluster_name
 
 
-def build_pipeline(recipe: Recipe, keys: dict[str, str] | None = None, retries: int = 0) -> Any:
-    """A KFP pipeline of every node of the recipe's graph; its one parameter `recipe` has the resolved recipe as default.
+def build_pipeline(recipe: Recipe, roots: Roots | None = None, retries: int = 0) -> Any:
+    """A KFP pipeline of every node of the recipe's graph; parameters `recipe` and `roots`, by default those given here, as JSON.
 
-    `keys`: node name -> cache key (mugv.stages.graph.node_keys). None leaves caching to the store alone.
+    `roots`: what cache keys start from; KFP gets the keys. None: the run's first task finds them, and caching is left to the store.
     """
-    settings = Settings(recipe, keys, retries)
+    settings = Settings(recipe, Keys(recipe, roots) if roots else None, retries)
+    handed = roots.to_json() if roots else ""
 
     @dsl.pipeline(name=cluster_name("mugv-train", recipe), description="Raw video to a registered video generator.")
-    def train(recipe: str = recipe_to_json(recipe)) -> None:
-        add_tasks(build_graph(settings.recipe), recipe, settings)
+    def train(recipe: str = recipe_to_json(recipe), roots: str = handed) -> None:
+        add_tasks(build_graph(settings.recipe), {"recipe": recipe, "roots": roots}, settings)
 
     return train

@@ -12,6 +12,7 @@ def align(
     candidates: Input[Dataset],
     previous: Input[Model],
     checkpoint: Output[Model],
+    roots: str = "",
 ) -> None:
     """Run one KTO or DPO round with the flow loss as regulariser.
 
@@ -22,8 +23,9 @@ def align(
         candidates: Labelled candidates.
         previous: Checkpoint that this round starts from and is compared with.
         checkpoint: DiT checkpoint folder.
+        roots: What the cache keys start from (JSON); empty: that of the inputs, or found here.
     """
     from mugv.stages.execute import component_main
 
     inputs = {"latents": latents.path, "candidates": candidates.path, "previous": previous.path}
-    checkpoint.metadata.update(component_main("align", index, recipe, inputs, checkpoint.path))
+    checkpoint.metadata.update(component_main("align", index, recipe, inputs, checkpoint.path, roots))

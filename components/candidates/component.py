@@ -6,11 +6,7 @@ from kfp.dsl import Dataset, Input, Model, Output
 
 @dsl.component(base_image="mugv/train-python:dev", install_kfp_package=False)
 def candidates(
-    recipe: str,
-    checkpoint: Input[Model],
-    vae: Input[Model],
-    latents: Input[Dataset],
-    candidates: Output[Dataset],
+    recipe: str, checkpoint: Input[Model], vae: Input[Model], latents: Input[Dataset], candidates: Output[Dataset], roots: str = ""
 ) -> None:
     """Generate candidate clips and label them for preference training.
 
@@ -20,8 +16,9 @@ def candidates(
         vae: Autoencoder that decodes them.
         latents: LatentSet whose training captions are the prompts.
         candidates: Generated clips, their latents and `labels.jsonl`.
+        roots: What the cache keys start from (JSON); empty: that of the inputs, or found here.
     """
     from mugv.stages.execute import component_main
 
     inputs = {"checkpoint": checkpoint.path, "vae": vae.path, "latents": latents.path}
-    candidates.metadata.update(component_main("candidates", 0, recipe, inputs, candidates.path))
+    candidates.metadata.update(component_main("candidates", 0, recipe, inputs, candidates.path, roots))

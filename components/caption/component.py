@@ -5,7 +5,7 @@ from kfp.dsl import Dataset, Input, Output
 
 
 @dsl.component(base_image="mugv/data-python:dev", install_kfp_package=False)
-def caption(recipe: str, index: int, part: Input[Dataset], captions: Output[Dataset]) -> None:
+def caption(recipe: str, index: int, part: Input[Dataset], captions: Output[Dataset], roots: str = "") -> None:
     """Caption the kept clips of one shard with a vision language model, and tag them where the recipe asks a model for that.
 
     Args:
@@ -13,7 +13,8 @@ def caption(recipe: str, index: int, part: Input[Dataset], captions: Output[Data
         index: Which shard, from 0.
         part: Output of `curate_shard`.
         captions: `captions.jsonl`, a line a clip.
+        roots: What the cache keys start from (JSON); empty: that of the inputs, or found here.
     """
     from mugv.stages.execute import component_main
 
-    captions.metadata.update(component_main("caption", int(index), recipe, {"part": part.path}, captions.path))
+    captions.metadata.update(component_main("caption", int(index), recipe, {"part": part.path}, captions.path, roots))

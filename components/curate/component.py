@@ -5,7 +5,9 @@ from kfp.dsl import Dataset, Input, Output
 
 
 @dsl.component(base_image="mugv/data-python:dev", install_kfp_package=False)
-def curate(recipe: str, parts: Input[list[Dataset]], clips: Output[Dataset], captions: Input[list[Dataset]] | None = None) -> None:
+def curate(
+    recipe: str, parts: Input[list[Dataset]], clips: Output[Dataset], captions: Input[list[Dataset]] | None = None, roots: str = ""
+) -> None:
     """Merge the shards into one ClipSet: duplicates removed, train and validation split, final manifest.
 
     Args:
@@ -13,9 +15,10 @@ def curate(recipe: str, parts: Input[list[Dataset]], clips: Output[Dataset], cap
         parts: Outputs of `curate_shard` in the order of the shards.
         clips: The ClipSet.
         captions: Outputs of `caption` in the order of the shards; none when captions come from sidecar files alone.
+        roots: What the cache keys start from (JSON); empty: that of the inputs, or found here.
     """
     from mugv.stages.execute import component_main
 
     inputs = {f"parts/{i}": part.path for i, part in enumerate(parts)}
     inputs.update({f"captions/{i}": found.path for i, found in enumerate(captions or [])})
-    clips.metadata.update(component_main("curate", 0, recipe, inputs, clips.path))
+    clips.metadata.update(component_main("curate", 0, recipe, inputs, clips.path, roots))

@@ -5,7 +5,9 @@ from kfp.dsl import Dataset, Input, Output
 
 
 @dsl.component(base_image="mugv/data-python:dev", install_kfp_package=False)
-def curate_shard(recipe: str, index: int, scan: Input[Dataset], part: Output[Dataset], footage: Input[Dataset] | None = None) -> None:
+def curate_shard(
+    recipe: str, index: int, scan: Input[Dataset], part: Output[Dataset], footage: Input[Dataset] | None = None, roots: str = ""
+) -> None:
     """Split, score, filter and cut the sources of one shard.
 
     Args:
@@ -14,10 +16,11 @@ def curate_shard(recipe: str, index: int, scan: Input[Dataset], part: Output[Dat
         scan: Output of `scan`.
         part: `clips-<index>.tar` and `part.parquet`.
         footage: Sample footage; none when the recipe names a folder of videos.
+        roots: What the cache keys start from (JSON); empty: that of the inputs, or found here.
     """
     from mugv.stages.execute import component_main
 
     inputs = {"scan": scan.path}
     if footage is not None:
         inputs["footage"] = footage.path
-    part.metadata.update(component_main("curate_shard", int(index), recipe, inputs, part.path))
+    part.metadata.update(component_main("curate_shard", int(index), recipe, inputs, part.path, roots))

@@ -12,6 +12,7 @@ def evaluate(
     latents: Input[Dataset],
     checkpoint: Input[Model],
     evaluation: Output[Artifact],
+    roots: str = "",
 ) -> None:
     """Measure autoencoder and generator on held-out clips and write the report.
 
@@ -22,8 +23,9 @@ def evaluate(
         latents: LatentSet of the validation loss.
         checkpoint: Generator to measure.
         evaluation: `metrics.json`, `report.html` and samples.
+        roots: What the cache keys start from (JSON); empty: that of the inputs, or found here.
     """
     from mugv.stages.execute import component_main
 
     inputs = {"clips": clips.path, "vae": vae.path, "latents": latents.path, "checkpoint": checkpoint.path}
-    evaluation.metadata.update(component_main("evaluate", 0, recipe, inputs, evaluation.path))
+    evaluation.metadata.update(component_main("evaluate", 0, recipe, inputs, evaluation.path, roots))

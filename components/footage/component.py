@@ -5,13 +5,14 @@ from kfp.dsl import Dataset, Output
 
 
 @dsl.component(base_image="mugv/data-python:dev", install_kfp_package=False)
-def footage(recipe: str, footage: Output[Dataset]) -> None:
+def footage(recipe: str, footage: Output[Dataset], roots: str = "") -> None:
     """Write the sample footage: multi-shot videos of moving shapes, with planted defects of known truth.
 
     Args:
         recipe: The resolved recipe as JSON.
         footage: Folder of MP4 files, `captions.jsonl` and `truth.json`.
+        roots: What the cache keys start from (JSON); empty: that of the inputs, or found here.
     """
     from mugv.stages.execute import component_main
 
-    footage.metadata.update(component_main("sample_footage", 0, recipe, {}, footage.path))
+    footage.metadata.update(component_main("sample_footage", 0, recipe, {}, footage.path, roots))

@@ -5,7 +5,9 @@ from kfp.dsl import Dataset, Input, Model, Output
 
 
 @dsl.component(base_image="mugv/train-python:dev", install_kfp_package=False)
-def pretrain(recipe: str, index: int, latents: Input[Dataset], checkpoint: Output[Model], previous: Input[Model] | None = None) -> None:
+def pretrain(
+    recipe: str, index: int, latents: Input[Dataset], checkpoint: Output[Model], previous: Input[Model] | None = None, roots: str = ""
+) -> None:
     """Run one pretraining stage of the generator's curriculum.
 
     Args:
@@ -14,10 +16,11 @@ def pretrain(recipe: str, index: int, latents: Input[Dataset], checkpoint: Outpu
         latents: LatentSet to train on.
         checkpoint: DiT checkpoint folder.
         previous: Checkpoint of the stage before; none for the first.
+        roots: What the cache keys start from (JSON); empty: that of the inputs, or found here.
     """
     from mugv.stages.execute import component_main
 
     inputs = {"latents": latents.path}
     if previous is not None:
         inputs["previous"] = previous.path
-    checkpoint.metadata.update(component_main("pretrain", index, recipe, inputs, checkpoint.path))
+    checkpoint.metadata.update(component_main("pretrain", index, recipe, inputs, checkpoint.path, roots))

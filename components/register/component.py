@@ -13,6 +13,7 @@ def register(
     latents: Input[Dataset],
     clips: Input[Dataset],
     registered: Output[Artifact],
+    roots: str = "",
 ) -> None:
     """Register a model version and move `champion` when the recipe's gate allows it.
 
@@ -24,8 +25,9 @@ def register(
         latents: LatentSet, for lineage.
         clips: ClipSet, for lineage.
         registered: `registered.json`: model version, gate decision and reasons.
+        roots: What the cache keys start from (JSON); empty: that of the inputs, or found here.
     """
     from mugv.stages.execute import component_main
 
     inputs = {"evaluate": evaluate.path, "checkpoint": checkpoint.path, "vae": vae.path, "latents": latents.path, "clips": clips.path}
-    registered.metadata.update(component_main("register", 0, recipe, inputs, registered.path))
+    registered.metadata.update(component_main("register", 0, recipe, inputs, registered.path, roots))

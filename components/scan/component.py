@@ -5,13 +5,14 @@ from kfp.dsl import Dataset, Input, Output
 
 
 @dsl.component(base_image="mugv/data-python:dev", install_kfp_package=False)
-def scan(recipe: str, sources: Output[Dataset], footage: Input[Dataset] | None = None) -> list[int]:
+def scan(recipe: str, sources: Output[Dataset], footage: Input[Dataset] | None = None, roots: str = "") -> list[int]:
     """List the video sources and give each a curation shard.
 
     Args:
         recipe: The resolved recipe as JSON.
         sources: `sources.parquet`: every source with its digest, shard, captions and licence.
         footage: Sample footage; none when the recipe names videos.
+        roots: What the cache keys start from (JSON); empty: that of the inputs, or found here.
 
     Returns:
         The shard numbers that `curate_shard` fans out over.
@@ -20,5 +21,5 @@ def scan(recipe: str, sources: Output[Dataset], footage: Input[Dataset] | None =
     from mugv.stages.execute import component_main
 
     inputs = {} if footage is None else {"footage": footage.path}
-    sources.metadata.update(component_main("scan", 0, recipe, inputs, sources.path))
+    sources.metadata.update(component_main("scan", 0, recipe, inputs, sources.path, roots))
     return list(range(recipe_from_json(recipe).data.shards))

@@ -5,7 +5,9 @@ from kfp.dsl import Dataset, Input, Model, Output
 
 
 @dsl.component(base_image="mugv/train-python:dev", install_kfp_package=False)
-def sft(recipe: str, latents: Input[Dataset], clips: Input[Dataset], previous: Input[Model], checkpoint: Output[Model]) -> None:
+def sft(
+    recipe: str, latents: Input[Dataset], clips: Input[Dataset], previous: Input[Model], checkpoint: Output[Model], roots: str = ""
+) -> None:
     """Fine-tune on the best clips with a decaying learning rate and average the saved checkpoints.
 
     Args:
@@ -14,8 +16,9 @@ def sft(recipe: str, latents: Input[Dataset], clips: Input[Dataset], previous: I
         clips: ClipSet whose scores choose the best clips.
         previous: Checkpoint of the last pretraining stage.
         checkpoint: DiT checkpoint folder of the averaged weights.
+        roots: What the cache keys start from (JSON); empty: that of the inputs, or found here.
     """
     from mugv.stages.execute import component_main
 
     inputs = {"latents": latents.path, "clips": clips.path, "previous": previous.path}
-    checkpoint.metadata.update(component_main("sft", 0, recipe, inputs, checkpoint.path))
+    checkpoint.metadata.update(component_main("sft", 0, recipe, inputs, checkpoint.path, roots))

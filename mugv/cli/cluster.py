@@ -11,6 +11,7 @@ from mugv.cli.common import CaptionsOption, EndpointOption, RecipeOption, SetOpt
 
 if TYPE_CHECKING:
     from mugv.recipe import Recipe
+    from mugv.stages.roots import Roots
 
 
 def compile_(
@@ -28,7 +29,7 @@ def compile_(
     resolved = _carried(read_recipe(recipe, changes, videos, captions))
     for obstacle in _obstacles(resolved, pipeline):
         typer.echo(f"warning: this version cannot run the recipe: {obstacle}", err=True)
-    written = compile_pipeline(resolved, output, _keys(resolved, pipeline), kind=_kind(pipeline))
+    written = compile_pipeline(resolved, output, _roots(resolved, pipeline), kind=_kind(pipeline))
     typer.echo(f"wrote {written}")
 
 
@@ -42,7 +43,7 @@ def submit(
     from mugv.platform.kfp_client import submit as send
 
     resolved = _carried(_runnable(read_recipe(recipe, changes), pipeline))
-    typer.echo(f"run {send(resolved, endpoint, _keys(resolved, pipeline), kind=_kind(pipeline))}")
+    typer.echo(f"run {send(resolved, endpoint, _roots(resolved, pipeline), kind=_kind(pipeline))}")
 
 
 def schedule(
@@ -92,13 +93,12 @@ def _runnable(recipe: Recipe, kind: str) -> Recipe:
     return recipe
 
 
-def _keys(recipe: Recipe, kind: str) -> dict[str, str] | None:
-    """Cache keys for KFP, when the data can be read from here; otherwise the store on the cluster decides alone."""
+def _roots(recipe: Recipe, kind: str) -> Roots | None:
+    """What the cache keys start from, when the data can be read from here; otherwise the run's first task finds it."""
     from mugv.curation.sources_read import known_here
-    from mugv.stages.execute import resolve_data_digest
-    from mugv.stages.graph import node_keys
+    from mugv.stages.roots import Roots
 
     videos = recipe.data.videos
     if kind == "retrain" or (videos is not None and not known_here(videos)):
         return None
-    return node_keys(recipe, resolve_data_digest(recipe))
+    return Roots.of(recipe)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mugv.platform.records import RunRecord
     from mugv.recipe import Recipe
     from mugv.recipe.curation import Curation
+    from mugv.stages.roots import Roots
 
 NODE = "curate"
 
@@ -82,10 +83,10 @@ def _run(recipe: Recipe, state: Path, out: Path | None) -> None:
     raise typer.Exit(code)
 
 
-def _pipeline(recipe: Recipe, keys: dict[str, str]) -> Any:
+def _pipeline(recipe: Recipe, roots: Roots) -> Any:
     from pipelines.data import build_pipeline
 
-    return build_pipeline(recipe, keys)
+    return build_pipeline(recipe, roots)
 
 
 def _finish(record: RunRecord, console: Console, out: Path | None) -> None:

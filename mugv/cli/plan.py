@@ -125,15 +125,17 @@ def _rows(recipe: Recipe, state: Path) -> Iterator[Row]:
 def _status(recipe: Recipe, nodes: list[Node], state: Path) -> dict[str, str]:
     """hit, miss, or `not needed` for an absent output that nothing would read. Videos elsewhere: their digest is not known here."""
     from mugv.curation.sources_read import known_here
-    from mugv.stages.execute import RunEnvironment, cached_nodes, resolve_data_digest
-    from mugv.stages.graph import needed_nodes, node_keys
+    from mugv.stages.execute import RunEnvironment, cached_nodes
+    from mugv.stages.graph import Keys, needed_nodes
+    from mugv.stages.roots import Roots
 
     if recipe.data.videos and not known_here(recipe.data.videos):
         return {node.name: "unknown" for node in nodes}
     import os
 
     environment = RunEnvironment.from_env({**os.environ, "MUGV_STATE": str(state)})
-    hits = set(cached_nodes(nodes, node_keys(recipe, resolve_data_digest(recipe)), environment.open_store()))
+    keys = Keys(recipe, Roots.of(recipe, state))
+    hits = set(cached_nodes(keys.nodes, keys, environment.open_store()))
     needed = needed_nodes(nodes, hits)
     return {n.name: "hit" if n.name in hits else "miss" if n.name in needed else "not needed" for n in nodes}
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mugv.platform.tracking import Tracking
     from mugv.recipe import Recipe
     from mugv.stages.execute import RunEnvironment
+    from mugv.stages.roots import Roots
 
 
 STOPPED = 130
@@ -48,8 +49,8 @@ class Goal:
 
     node: str
     """The node whose output it makes; "": the last of the graph."""
-    pipeline: Callable[[Recipe, dict[str, str]], Any]
-    """Recipe and cache keys to a KFP pipeline."""
+    pipeline: Callable[[Recipe, Roots], Any]
+    """Recipe and what its cache keys start from to a KFP pipeline."""
     finish: Callable[[RunRecord, Console], None]
     """Says at the end what came out."""
 
@@ -106,18 +107,18 @@ def _run(recipe: Recipe, state: Path, goal: Goal, record: RunRecord) -> int:
     from mugv.platform.forwarder import Forwarder
     from mugv.platform.tracking import Tracking
     from mugv.precision import warning as precision_warning
-    from mugv.stages.execute import resolve_data_digest
     from mugv.stages.graph import node_keys
+    from mugv.stages.roots import Roots
     from mugv.store import explained
 
     check_threads()
     check_scratch()
     console = open_console(progress=True)
-    data_digest = resolve_data_digest(recipe)
-    keys = node_keys(recipe, data_digest)
+    roots = Roots.of(recipe, state)
+    keys = node_keys(recipe, roots)
     tracking = Tracking.of_state(state)
     with explained(state):
-        environment = _start_record(record, recipe, state, keys, data_digest, tracking, goal)
+        environment = _start_record(record, recipe, state, keys, roots, tracking, goal)
     emulated = precision_warning(recipe)
     if emulated:
         console.print(f"warning: {emulated}", markup=False)
@@ -127,7 +128,7 @@ def _run(recipe: Recipe, state: Path, goal: Goal, record: RunRecord) -> int:
     with explained(state), forwarder:
         if not goal.node:
             _drop_lost_version(environment, recipe, keys, console)
-        code = _run_pipeline(recipe, record, environment, keys, goal, console)
+        code = _run_pipeline(recipe, record, environment, roots, goal, console)
         if not code:
             write_report(record)
         sent = forwarder.close()
@@ -139,7 +140,7 @@ def _run(recipe: Recipe, state: Path, goal: Goal, record: RunRecord) -> int:
 
 
 def _start_record(
-    record: RunRecord, recipe: Recipe, state: Path, keys: dict[str, str], data_digest: str, tracking: Tracking, goal: Goal
+    record: RunRecord, recipe: Recipe, state: Path, keys: dict[str, str], roots: Roots, tracking: Tracking, goal: Goal
 ) -> RunEnvironment:
     from dataclasses import replace
 
@@ -152,7 +153,6 @@ def _start_record(
         RunEnvironment.from_env({**_store_setting(), "MUGV_STATE": str(state)}),
         run=record.run,
         tracking_uri=tracking.uri,
-        data_digest=data_digest,
         forwarded=True,
         runner=str(os.getpid()),
         goal=goal.node,
@@ -163,7 +163,7 @@ def _start_record(
         started=time.time(),
         status="running",
         recipe_digest=digest(recipe),
-        data_digest=data_digest,
+        data_digest=roots.data,
         videos=redact(recipe.data.videos) if recipe.data.videos else None,
         keys=keys,
         git=git_state(),
@@ -225,9 +225,7 @@ def _drop_lost_version(environment: RunEnvironment, recipe: Recipe, keys: dict[s
         store.remove(f"register/{keys['register']}")
 
 
-def _run_pipeline(
-    recipe: Recipe, record: RunRecord, environment: RunEnvironment, keys: dict[str, str], goal: Goal, console: Console
-) -> int:
+def _run_pipeline(recipe: Recipe, record: RunRecord, environment: RunEnvironment, roots: Roots, goal: Goal, console: Console) -> int:
     from mugv.cli.display import RunDisplay
     from mugv.platform.local import StageFailedError, run_pipeline
     from mugv.stages.graph import build_graph, needed_nodes
@@ -239,7 +237,7 @@ def _run_pipeline(
         wanted = needed_nodes(nodes, set(), goal.node)
         display = nullcontext() if talk.quiet else RunDisplay(record, recipe, [node for node in nodes if node.name in wanted])
         with display:
-            overhead = run_pipeline(goal.pipeline(recipe, keys), record, environment.to_env(), sys.stderr if talk.verbose else None)
+            overhead = run_pipeline(goal.pipeline(recipe, roots), record, environment.to_env(), sys.stderr if talk.verbose else None)
         outcome = {"status": "finished", "kfp": {"tasks": overhead.tasks, "seconds": overhead.seconds, "imports": overhead.import_seconds}}
     except StageFailedError as error:
         code, problem = (2 if error.by_user else 1), str(error)
@@ -265,10 +263,10 @@ def _print_summary(record: RunRecord, console: Console, problem: str) -> None:
     )
 
 
-def _whole_pipeline(recipe: Recipe, keys: dict[str, str]) -> Any:
+def _whole_pipeline(recipe: Recipe, roots: Roots) -> Any:
     from pipelines.train import build_pipeline
 
-    return build_pipeline(recipe, keys)
+    return build_pipeline(recipe, roots)
 
 
 def _finish(record: RunRecord, console: Console) -> None:

@@ -6,12 +6,10 @@ Nothing heavy is imported for a folder: this runs before every run, for the dige
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlparse
@@ -21,7 +19,7 @@ from mugv.curation.sources import SourceFile, finish
 from mugv.curation.sources_captions import Said, read_captions
 from mugv.curation.sources_folder import COMMON, find_videos, is_video, named, passed_over, storable
 from mugv.curation.sources_list import read_list, s3_digest, signed_uris
-from mugv.durable import replace_text
+from mugv.digests import DigestMemory
 from mugv.errors import UserError
 from mugv.store.carried import carried_digest, local_path
 
@@ -130,7 +128,7 @@ def _folder(location: str, cache: Path | None) -> tuple[list[SourceFile], str | 
     if not listed.videos:
         raise UserError(f"{folder}: no video files; expected names ending in {COMMON} and their like{_also(passed)}")
     _say(location, passed)
-    facts = _Digests(cache).of([folder / name for name in listed.videos])
+    facts = _facts([folder / name for name in listed.videos], cache)
     named_ = named(listed.videos)
     found = [SourceFile(name, digest, size, (), uri=uri) for (name, uri), (digest, size) in zip(named_, facts, strict=True)]
     beside = folder / CAPTIONS
@@ -173,32 +171,19 @@ def _with(source: SourceFile, said: Said | None) -> SourceFile:
     return replace(source, captions=captions, licence=said.licence or source.licence)
 
 
-class _Digests:
-    """SHA-256 of files, remembered in `cache` by path, size and time of change."""
+def _facts(paths: Iterable[Path], cache: Path | None) -> list[tuple[str, int]]:
+    """(digest, bytes) of each file."""
+    memory = DigestMemory(cache)
+    found = [_facts_of(path, memory) for path in paths]
+    memory.keep()
+    return found
 
-    def __init__(self, cache: Path | None) -> None:
-        self.cache = cache
-        self.known: dict[str, str] = {}
-        with suppress(OSError, ValueError, RecursionError):
-            known = json.loads(cache.read_text()) if cache and cache.exists() else {}
-            self.known = known if isinstance(known, dict) else {}
 
-    def of(self, paths: Iterable[Path]) -> list[tuple[str, int]]:
-        """(digest, bytes) of each."""
-        found = [self._of(path) for path in paths]
-        if self.cache:
-            replace_text(self.cache, json.dumps(self.known), lasting=False)
-        return found
-
-    def _of(self, path: Path) -> tuple[str, int]:
-        size = 0
-        try:
-            status = path.stat()
-            size, key = status.st_size, f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
-            if not isinstance(self.known.get(key), str):
-                with path.open("rb") as file:
-                    self.known[key] = hashlib.file_digest(file, "sha256").hexdigest()
-            return self.known[key], size
-        except OSError as error:
-            # When its turn comes it is rejected with the reason, and the others are kept.
-            return hashlib.sha256(b"unreadable " + os.fsencode(path) + str(error.errno).encode()).hexdigest(), size
+def _facts_of(path: Path, memory: DigestMemory) -> tuple[str, int]:
+    size = 0
+    try:
+        size = path.stat().st_size
+        return memory.of(path), size
+    except OSError as error:
+        # When its turn comes it is rejected with the reason, and the others are kept.
+        return hashlib.sha256(b"unreadable " + os.fsencode(path) + str(error.errno).encode()).hexdigest(), size

@@ -16,6 +16,8 @@ from mugv.recipe import Recipe
 if TYPE_CHECKING:
     import kfp
 
+    from mugv.stages.roots import Roots
+
 Kind = Literal["train", "data", "retrain"]
 RETRIES = 3
 EXPERIMENT = "mugv"
@@ -26,13 +28,13 @@ _NAMES = {
 }
 
 
-def compile_pipeline(recipe: Recipe, output: str | Path, keys: dict[str, str] | None = None, kind: Kind = "train") -> Path:
+def compile_pipeline(recipe: Recipe, output: str | Path, roots: Roots | None = None, kind: Kind = "train") -> Path:
     """Write the IR of the recipe's pipeline to `output` (.yaml); returns the path.
 
-    `keys`: node name -> cache key, given to KFP for each task. None leaves caching to the store, which is right when the data
-    is not readable here, and always for `retrain`, whose data changes between runs. Raises UserError for a wrong suffix.
+    `roots`: what cache keys start from; the keys are given to KFP for each task. None leaves caching to the store, which is right when
+    the data is not readable here, and always for `retrain`, whose data changes between runs. Raises UserError for a wrong suffix.
     """
-    return _compiled(_pipeline(recipe, keys, kind), Path(output))
+    return _compiled(_pipeline(recipe, roots, kind), Path(output))
 
 
 def _compiled(pipeline: Any, output: Path) -> Path:
@@ -48,11 +50,11 @@ def _compiled(pipeline: Any, output: Path) -> Path:
     return output
 
 
-def submit(recipe: Recipe, endpoint: str | None = None, keys: dict[str, str] | None = None, kind: Kind = "train") -> str:
+def submit(recipe: Recipe, endpoint: str | None = None, roots: Roots | None = None, kind: Kind = "train") -> str:
     """Start one run of the recipe's pipeline; returns its run id. Raises UserError without an endpoint or when it does not answer."""
     host = resolve_endpoint(endpoint)
     with tempfile.TemporaryDirectory() as folder:
-        package = compile_pipeline(recipe, Path(folder) / "pipeline.yaml", keys, kind)
+        package = compile_pipeline(recipe, Path(folder) / "pipeline.yaml", roots, kind)
         with _answering(host):
             client = _client(host)
             run = client.create_run_from_pipeline_package(
@@ -126,7 +128,7 @@ def _value(text: str, name: str, low: int) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _pipeline(recipe: Recipe, keys: dict[str, str] | None, kind: Kind, data: dict[str, str] | None = None) -> Any:
+def _pipeline(recipe: Recipe, roots: Roots | None, kind: Kind, data: dict[str, str] | None = None) -> Any:
     if kind == "retrain":
         from pipelines.retrain import build_pipeline as build_retrain
 
@@ -134,10 +136,10 @@ def _pipeline(recipe: Recipe, keys: dict[str, str] | None, kind: Kind, data: dic
     if kind == "data":
         from pipelines.data import build_pipeline as build_data
 
-        return build_data(recipe, keys, RETRIES)
+        return build_data(recipe, roots, RETRIES)
     from pipelines.train import build_pipeline
 
-    return build_pipeline(recipe, keys, RETRIES)
+    return build_pipeline(recipe, roots, RETRIES)
 
 
 def _client(host: str) -> kfp.Client:

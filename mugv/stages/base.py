@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mugv.recipe import Recipe
 from mugv.stages.earlier import Earlier
+from mugv.stages.roots import Roots
 from mugv.store.base import Ref
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -40,3 +41,5 @@ class StageContext:
     """progress(done, total, values): drawn as a line with rate and remaining time."""
     earlier: Earlier | None = None
     """Outputs of the same stage from other inputs; None for a stage that takes nothing over, and without a store."""
+    roots: Roots | None = None
+    """What the run's cache keys start from; None for a stage on plain folders."""

@@ -25,8 +25,8 @@ from mugv.platform.lock import file_lock
 from mugv.recipe import Recipe
 from mugv.recipe.load import part
 from mugv.stages.base import StageContext
-from mugv.stages.execute import resolve_data_digest
 from mugv.stages.graph import Node, build_graph, made_of
+from mugv.stages.roots import Roots
 from mugv.store import Ref, explained, manifest
 from mugv.store.manifest import Manifest
 
@@ -128,11 +128,12 @@ def _work_folder(node: Node, out: Path) -> Path:
 
 def _made_of(node: Node, recipe: Recipe, refs: dict[str, Ref]) -> dict[str, Any]:
     """All that decides the output, as JSON types."""
+    roots = Roots.of(recipe, nodes=[node])
     return {
-        **made_of(node, recipe),
+        **made_of(node, recipe, roots),
         "placement": {path: part(recipe, path) for path in node.placement},
         "inputs": {name: ref.digest for name, ref in refs.items()},
-        "videos": resolve_data_digest(recipe) if node.stage == "scan" else "",
+        "videos": roots.data,
     }
 
 

@@ -16,9 +16,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,11 @@ from mugv.processes import RUNNER, end_with_runner
 from mugv.recipe import Recipe, recipe_from_json
 from mugv.redact import RedactingFormatter, redact, show_uncaught
 from mugv.stages.base import StageContext
+from mugv.stages.code_digest import code_digest
 from mugv.stages.earlier import Earlier
-from mugv.stages.graph import SHARD_INPUTS, Node, build_graph, made_with, needed_nodes, node_keys
+from mugv.stages.graph import SHARD_INPUTS, Keys, Node, build_graph, is_needed, made_with
 from mugv.stages.progress import ProgressWriter
+from mugv.stages.roots import Roots
 from mugv.store import Ref, Store, explained, open_store
 
 WITHOUT_DIGESTS = frozenset({"vae", "checkpoint", "previous", "candidates", "evaluate"})
@@ -52,7 +54,6 @@ class RunEnvironment:
     experiment: str = ""
     parent: str = ""
     """MLflow id of the run that the stages' runs are nested in."""
-    data_digest: str | None = None
     forwarded: bool = False
     """True when the process that started the run sends the stages' records to MLflow; False: each stage sends its own."""
     runner: str = ""
@@ -70,7 +71,6 @@ class RunEnvironment:
             tracking_uri=env.get("MLFLOW_TRACKING_URI", ""),
             experiment=env.get("MLFLOW_EXPERIMENT_ID", ""),
             parent=env.get("MLFLOW_RUN_ID", ""),
-            data_digest=env.get("MUGV_DATA_DIGEST"),
             forwarded=env.get("MUGV_FORWARDED") == "1",
             runner=env.get(RUNNER, ""),
             goal=env.get("MUGV_GOAL", ""),
@@ -88,9 +88,7 @@ class RunEnvironment:
             RUNNER: self.runner,
             "MUGV_GOAL": self.goal,
         }
-        if self.data_digest is not None:
-            values["MUGV_DATA_DIGEST"] = self.data_digest
-        return {name: value for name, value in values.items() if value or name == "MUGV_DATA_DIGEST"}
+        return {name: value for name, value in values.items() if value}
 
     def open_store(self) -> Store:
         return open_store(self.store, self.state / "cache")
@@ -104,69 +102,64 @@ def output_prefix(node: Node, key: str) -> str:
     return f"{node.stage}/{key}"
 
 
-def cached_nodes(nodes: list[Node], keys: dict[str, str], store: Store) -> dict[str, Ref]:
-    """The outputs that are in the store already, by node name."""
-    found = {node.name: store.find(output_prefix(node, keys[node.name])) for node in nodes}
+def cached_nodes(names: Iterable[str], keys: Keys, store: Store) -> dict[str, Ref]:
+    """Those of the named nodes whose output is in the store already, with their outputs."""
+    found = {name: store.find(output_prefix(keys.nodes[name], keys[name])) for name in names}
     return {name: ref for name, ref in found.items() if ref}
 
 
-def resolve_data_digest(recipe: Recipe) -> str:
-    """What the keys start from: "" for the sample footage, otherwise the digest of the user's videos and captions."""
-    if recipe.data.videos is None:
-        return ""
-    digest: str = importlib.import_module("mugv.stages.scan").data_digest(recipe)
-    return digest
-
-
-def run_node(node_name: str, recipe: Recipe, refs: dict[str, Ref], environment: RunEnvironment) -> Ref:
+def run_node(node_name: str, recipe: Recipe, refs: dict[str, Ref], environment: RunEnvironment, roots: Roots) -> Ref:
     """The output of a node: from the store when it is there, otherwise made now.
 
     An output that nothing needs (all that would read it are in the store) is not made: its digest is "".
     """
-    nodes = build_graph(recipe)
-    node = next(n for n in nodes if n.name == node_name)
-    if environment.data_digest is None:
-        environment = replace(environment, data_digest=resolve_data_digest(recipe))
-    keys = node_keys(recipe, environment.data_digest or "")
+    keys = Keys(recipe, roots)
+    node, key = keys.nodes[node_name], keys[node_name]
     record = environment.record()
-    common = {"stage": node.stage, "index": node.index, "key": keys[node_name], "started": time.time(), "pid": os.getpid()}
+    common = {"stage": node.stage, "index": node.index, "key": key, "started": time.time(), "pid": os.getpid()}
     with _failure_recorded(record, node_name, common), explained(environment.state):
         store = environment.open_store()
-        found = store.find(output_prefix(node, keys[node_name]))
-        if found is None and node_name not in needed_nodes(nodes, set(cached_nodes(nodes, keys, store)), environment.goal):
-            found = Ref("", keys[node_name], "")
+        found = store.find(output_prefix(node, key))
+        if found is None and not is_needed(keys.nodes, node_name, _absent(keys, store), environment.goal):
+            found = Ref("", key, "")
         if found:
             status = "hit" if found.digest else "not needed"
             record.update_stage(node_name, **common, status=status, ended=time.time(), output=found.to_dict())
             return found
+        _check_code(node, roots, environment)
         _check_inputs(node, refs, keys)
         inputs = {name: ref.to_dict() for name, ref in refs.items()}
         record.update_stage(node_name, **common, status="running", inputs=inputs, params=_params(node, recipe))
         with _sent_to_mlflow(environment, node_name):
-            return _run_stage(node, recipe, refs, environment, store, keys[node_name])
+            return _run_stage(node, recipe, refs, environment, store, key, roots)
 
 
-def _run_stage(node: Node, recipe: Recipe, refs: dict[str, Ref], environment: RunEnvironment, store: Store, key: str) -> Ref:
+def _absent(keys: Keys, store: Store) -> Callable[[str], bool]:
+    return lambda name: store.find(output_prefix(keys.nodes[name], keys[name])) is None
+
+
+def _run_stage(node: Node, recipe: Recipe, refs: dict[str, Ref], environment: RunEnvironment, store: Store, key: str, roots: Roots) -> Ref:
     with claimed(environment.state / "work" / key) as claim:
         found = store.find(output_prefix(node, key))
         if found is None:
-            return _work(node, recipe, refs, environment, store, key, claim)
+            return _work(node, recipe, refs, environment, store, key, claim, roots)
         # Another try, or another run with the same key, made it meanwhile.
         environment.record().update_stage(node.name, status="hit", ended=time.time(), output=found.to_dict())
         claim.remove()
         return found
 
 
-def _work(node: Node, recipe: Recipe, refs: dict[str, Ref], environment: RunEnvironment, store: Store, key: str, claim: Claim) -> Ref:
+def _work(
+    node: Node, recipe: Recipe, refs: dict[str, Ref], environment: RunEnvironment, store: Store, key: str, claim: Claim, roots: Roots
+) -> Ref:
     work, out, resumed = claim.work, claim.out, claim.resumed
     out.mkdir()
     record = environment.record()
     record.update_stage(node.name, work=str(work), resumed=resumed)
     inputs = {name: store.fetch(ref, verify=name in WITHOUT_DIGESTS) for name, ref in refs.items()}
     progress = ProgressWriter(record, node.name)
-    # Weights are hashed for this: not for stages that take nothing over.
-    earlier = Earlier(store, node.stage, made_with(node, recipe), work) if node.stage in SHARD_INPUTS else None
-    context = StageContext(recipe, node.name, node.index, inputs, refs, out, work, progress, earlier)
+    earlier = Earlier(store, node.stage, made_with(node, recipe, roots), work) if node.stage in SHARD_INPUTS else None
+    context = StageContext(recipe, node.name, node.index, inputs, refs, out, work, progress, earlier, roots)
     began = time.perf_counter()
     metrics = importlib.import_module(f"mugv.stages.{node.stage}").run(context)
     seconds = time.perf_counter() - began
@@ -184,7 +177,19 @@ def _work(node: Node, recipe: Recipe, refs: dict[str, Ref], environment: RunEnvi
     return ref
 
 
-def _check_inputs(node: Node, refs: dict[str, Ref], keys: dict[str, str]) -> None:
+def _check_code(node: Node, roots: Roots, environment: RunEnvironment) -> None:
+    """Else this stage would publish what other code made under a key that stands for the code of the run."""
+    if code_digest(node.code) == roots.code[node.stage]:
+        return
+    if environment.forwarded:
+        raise UserError(f"stage {node.name}: its code changed while the run was going on; run again")
+    raise UserError(
+        f"stage {node.name}: this image holds other code than the pipeline was compiled with; compile and submit with the code of the"
+        " image, or build the images of the code that compiled it and name them under resources"
+    )
+
+
+def _check_inputs(node: Node, refs: dict[str, Ref], keys: Keys) -> None:
     absent = sorted(set(node.inputs) - set(refs))
     if absent:
         raise UserError(f"stage {node.name}: input {', '.join(absent)} is missing; it reads {', '.join(sorted(node.inputs))}")
@@ -263,10 +268,11 @@ def _sent_to_mlflow(environment: RunEnvironment, node: str) -> Iterator[None]:
         yield
 
 
-def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, str], output: str) -> dict[str, str]:
-    """Body of every KFP component: read the inputs' manifests, run the node, write the output's manifest and return it.
+def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, str], output: str, roots: str = "") -> dict[str, str]:
+    """Body of every KFP component: read the inputs' manifests, run the node, write the output's manifest and return it without `roots`.
 
-    A manifest is a JSON file {"uri", "key", "digest", "stage", "node", "data"}; `data` is the data digest, passed down.
+    A manifest is a JSON file {"uri", "key", "digest", "stage", "node", "roots"}. `roots`: see mugv.stages.roots; "": those of the
+    inputs, and a task without inputs finds them.
     """
     entered = time.time()
     handler = logging.StreamHandler(sys.stdout)
@@ -284,15 +290,12 @@ def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, s
     try:
         recipe = recipe_from_json(recipe_json)
         manifests = {name: _manifest(name, Path(path)) for name, path in inputs.items()}
-        if environment.data_digest is None and manifests:
-            environment = replace(environment, data_digest=next(iter(manifests.values())).get("data", ""))
         node = next(n for n in build_graph(recipe) if n.stage == stage and n.index == index)
         refs = {name: Ref(m["uri"], m["key"], m["digest"]) for name, m in manifests.items()}
-        if environment.data_digest is None:
-            environment = replace(environment, data_digest=resolve_data_digest(recipe))
-        ref = run_node(node.name, recipe, refs, environment)
-        manifest = {**asdict(ref), "stage": stage, "node": node.name, "data": environment.data_digest or ""}
-        write_json(Path(output), manifest)
+        found = _roots(roots, recipe, manifests, environment)
+        ref = run_node(node.name, recipe, refs, environment, found)
+        manifest = {**asdict(ref), "stage": stage, "node": node.name}
+        write_json(Path(output), {**manifest, "roots": asdict(found)})
         timing = {"process": _process_start(), "entered": entered, "left": time.time()}
         environment.record().update_stage(node.name, timing=timing)
         _done.append(node.name)
@@ -305,15 +308,26 @@ def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, s
         raise
 
 
-def _manifest(name: str, path: Path) -> dict[str, str]:
+def _manifest(name: str, path: Path) -> dict[str, Any]:
     """What an earlier task wrote about its output."""
     try:
         found = json.loads(path.read_bytes())
-        if not all(isinstance(found[field], str) for field in ("uri", "key", "digest")):
+        if not all(isinstance(found[field], str) for field in ("uri", "key", "digest")) or not isinstance(found["roots"], dict):
             raise TypeError(found)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"input {name}: {path} is not the manifest of an earlier task's output; run again") from None
     return dict(found)
+
+
+def _roots(given: str, recipe: Recipe, manifests: dict[str, dict[str, Any]], environment: RunEnvironment) -> Roots:
+    """Those of the pipeline; else those that the run's first task found."""
+    if given:
+        return Roots.parse(given, recipe)
+    handed = {name: Roots.parse(json.dumps(manifest["roots"]), recipe) for name, manifest in manifests.items()}
+    first, *others = handed.values() or [Roots.of(recipe, environment.state)]
+    if any(roots != first for roots in others):
+        raise UserError(f"inputs {', '.join(handed)} were made for other data, files or code than one another; run again")
+    return first
 
 
 def _stop(number: int, frame: object) -> None:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
 from mugv.errors import UserError
 from mugv.recipe import Recipe
 from mugv.recipe.curation import SERVICE, Captioning, Curation
-from mugv.stages.code_digest import code_digest
-from mugv.store.carried import carried_digest
+
+if TYPE_CHECKING:
+    from mugv.stages.roots import Roots
 
 Pool = Literal["data", "vae", "train"]
 REGISTRY_CODE = ("mugv.platform.registry", "mugv.platform.video_model")
@@ -33,6 +35,10 @@ MERGE_PARTS = (
 )
 DOWNLOAD_PARTS = ("data.fetch.maximum_gigabytes", "data.fetch.maximum_seconds")
 """Limits that reject a source; who stalls is asked again by any later run."""
+SHARD_PARTS = (*(f"curation.{name}" for name in Curation.model_fields if name not in AFTER_SHARDS), *DOWNLOAD_PARTS)
+"""All of the curation that decides what is decoded, measured and cut. Which model captions later decides nothing here."""
+TEXT_PARTS = ("encode", "text", "text.path", "seed")
+"""What is made says where its text encoder lies: the place counts too, beside the content."""
 SHARD_INPUTS = {"curate_shard": "parts", "caption": "captions"}
 """Stage of a shard -> name under which the merge reads its outputs."""
 
@@ -54,14 +60,14 @@ class Node:
     placement: tuple[str, ...] = ()
     """Dotted paths that decide only how the work is divided: they enter this node's key, never that of a merged output."""
     files: tuple[str, ...] = ()
-    """Dotted paths of the recipe that name a local file whose content decides the output."""
+    """Dotted paths of the recipe that name a file whose content, and not its place, decides the output."""
 
 
 def build_graph(recipe: Recipe) -> list[Node]:
     """Every node of the run that `recipe` asks for, in topological order."""
     nodes = _data_nodes(recipe)
     nodes.append(_node("train_vae", {"clips": "curate"}, ("vae", "seed", "parallel"), "vae", files=("weights.vae",)))
-    nodes.append(_node("encode", {"clips": "curate", "vae": "train_vae"}, ("encode", "text", "seed"), "vae", files=("weights.dit",)))
+    nodes.append(_node("encode", {"clips": "curate", "vae": "train_vae"}, TEXT_PARTS, "vae", files=("weights.dit", "text.path")))
     nodes += _training_nodes(recipe)
     checkpoint = nodes[-1].name
     latest = {"clips": "curate", "vae": "train_vae", "latents": "encode", "checkpoint": checkpoint}
@@ -102,20 +108,18 @@ def _data_nodes(recipe: Recipe) -> list[Node]:
 
 
 def _shard_node(recipe: Recipe, i: int, inputs: dict[str, str]) -> Node:
-    """All of the recipe's curation that decides what is decoded, measured and cut. Which model captions later decides nothing here."""
-    own = (*(f"curation.{name}" for name in Curation.model_fields if name not in AFTER_SHARDS), *DOWNLOAD_PARTS)
-    parts = (*own, "curation.caption.kind") if recipe.curation.caption.kind == "sidecar" else own
+    parts = (*SHARD_PARTS, "curation.caption.kind") if recipe.curation.caption.kind == "sidecar" else SHARD_PARTS
     name, placement = f"curate_shard-{i}", ("data.shards",)
     return _node("curate_shard", inputs, parts, "data", name=name, index=i, placement=placement, files=SHARD_FILES)
 
 
 def _caption_node(recipe: Recipe, i: int) -> Node:
-    """Apart from decoding, so that another model decodes nothing again. A folder of weights counts by its content, a name by itself."""
-    caption, model = recipe.curation.caption, "curation.caption.model"
-    files, named = ((model,), ()) if caption.model and (carried_digest(caption.model) or Path(caption.model).is_dir()) else ((), (model,))
-    pool: Pool = "train" if caption.kind == "transformers" else "data"
+    """Apart from decoding, so that another model decodes nothing again."""
+    model, loaded = ("curation.caption.model",), recipe.curation.caption.kind == "transformers"
+    pool: Pool = "train" if loaded else "data"
+    parts, files = (CAPTION_PARTS, model) if loaded else ((*CAPTION_PARTS, *model), ())
     name, placement, inputs = f"caption-{i}", ("data.shards",), {"part": f"curate_shard-{i}"}
-    return _node("caption", inputs, (*CAPTION_PARTS, *named), pool, name=name, index=i, placement=placement, files=files)
+    return _node("caption", inputs, parts, pool, name=name, index=i, placement=placement, files=files)
 
 
 def _training_nodes(recipe: Recipe) -> list[Node]:
@@ -149,55 +153,96 @@ def _align_nodes(recipe: Recipe, checkpoint: str, common: tuple[str, ...]) -> li
     return nodes
 
 
-def node_keys(recipe: Recipe, data_digest: str) -> dict[str, str]:
-    """Cache key (sha256 hex) of every node. `data_digest`: "" for sample footage, else the digest of the user's videos.
+class Keys:
+    """Cache keys (sha256 hex) of a recipe's nodes, each computed when it is asked for: a shard of 10,000 needs few of them.
 
-    A node's key is made of its stage, index, recipe parts, code and the *identities* of its inputs; an identity is a key
+    A node's key is made of its stage, index, recipe parts, files, code and the *identities* of its inputs; an identity is a key
     without index and placement, so that cutting the same footage into more shards reruns the shards and nothing after them.
+    Pure: nothing is opened and no time enters. `keys[name]` raises KeyError for a name that the graph does not have, and UserError
+    when the roots are those of another recipe.
     """
-    tree = recipe.model_dump(mode="json", by_alias=True)
-    keys: dict[str, str] = {}
-    identities: dict[str, str] = {}
-    for node in build_graph(recipe):
-        sharded = bool(node.placement)
-        content = {**_content(node, tree), "data": data_digest if not node.inputs and node.stage == "scan" else ""}
-        identities[node.name] = _sha({**content, "index": 0 if sharded else node.index, "inputs": _inputs(node, identities)})
-        placed = {path: _value(tree, path) for path in node.placement}
-        keys[node.name] = identities[node.name]
-        if sharded:
-            keys[node.name] = _sha({**content, "index": node.index, "placement": placed, "inputs": _inputs(node, keys)})
-    return keys
+
+    def __init__(self, recipe: Recipe, roots: Roots) -> None:
+        self.nodes = {node.name: node for node in build_graph(recipe)}
+        self._tree = recipe.model_dump(mode="json", by_alias=True)
+        self._roots = roots
+        self._keys: dict[str, str] = {}
+        self._identities: dict[tuple[str, int], str] = {}
+        self._contents: dict[tuple[str, int], str] = {}
+
+    def __getitem__(self, name: str) -> str:
+        if name not in self._keys:
+            self._keys[name] = self._key(self.nodes[name])
+        return self._keys[name]
+
+    def _key(self, node: Node) -> str:
+        if not node.placement:
+            return self._identity(node)
+        placed = {path: value_at(self._tree, path) for path in node.placement}
+        inputs = _inputs(node, lambda name: self[name])
+        return _sha({"content": self._content(node), "index": node.index, "placement": placed, "inputs": inputs})
+
+    def _identity(self, node: Node) -> str:
+        """Equal for all shards of a stage, since the identities of their inputs are."""
+        place = _place(node)
+        if place not in self._identities:
+            inputs = _inputs(node, lambda name: self._identity(self.nodes[name]))
+            self._identities[place] = _sha({"content": self._content(node), "index": place[1], "inputs": inputs})
+        return self._identities[place]
+
+    def _content(self, node: Node) -> str:
+        if (place := _place(node)) not in self._contents:
+            data = {"data": self._roots.data} if node.stage == "scan" and not node.inputs else {}
+            self._contents[place] = _sha({**_content(node, self._tree, self._roots), **data})
+        return self._contents[place]
 
 
-def made_with(node: Node, recipe: Recipe) -> str:
+def node_keys(recipe: Recipe, roots: Roots) -> dict[str, str]:
+    """The key of every node, in the order of the graph. See `Keys`."""
+    keys = Keys(recipe, roots)
+    return {name: keys[name] for name in keys.nodes}
+
+
+def made_with(node: Node, recipe: Recipe, roots: Roots) -> str:
     """SHA-256 (hex) of what decides a node's output beside its inputs."""
-    return _sha(made_of(node, recipe))
+    return _sha(made_of(node, recipe, roots))
 
 
-def made_of(node: Node, recipe: Recipe) -> dict[str, Any]:
+def made_of(node: Node, recipe: Recipe, roots: Roots) -> dict[str, Any]:
     """What decides a node's output beside its inputs: parts of the recipe, digests of the files that it names, digest of the code."""
-    return _content(node, recipe.model_dump(mode="json", by_alias=True))
+    return _content(node, recipe.model_dump(mode="json", by_alias=True), roots)
 
 
-def _content(node: Node, tree: Any) -> dict[str, Any]:
+def _content(node: Node, tree: Any, roots: Roots) -> dict[str, Any]:
+    absent = [path for path in node.files if path not in roots.files] + [node.stage for _ in range(node.stage not in roots.code)]
+    if absent:
+        raise UserError(f"roots: they say nothing of {', '.join(absent)}; they are those of another recipe or release: compile again")
     return {
         "stage": node.stage,
-        "parts": {path: _deciding(_value(tree, path)) for path in node.parts},
-        "files": {path: _file_digest(path, _value(tree, path)) for path in node.files},
-        "code": code_digest(node.code),
+        "parts": {path: _deciding(value_at(tree, path), path, node.files) for path in node.parts},
+        "files": {path: roots.files[path] for path in node.files},
+        "code": roots.code[node.stage],
     }
 
 
-def _deciding(part: Any) -> Any:
-    """Without `guard`: what a stage may skip changes no step that was taken, and a stage that ended goes on where it was allowed more."""
+def _deciding(part: Any, path: str, files: tuple[str, ...]) -> Any:
+    """Without where a file lies, and without `guard`: what a stage may skip changes no step that was taken, and a stage that ended
+    goes on where it was allowed more."""
     if isinstance(part, dict):
-        return {key: _deciding(value) for key, value in part.items() if key != "guard"}
-    return [_deciding(value) for value in part] if isinstance(part, list) else part
+        inner = {key: (value, f"{path}.{key}") for key, value in part.items() if key != "guard"}
+        return {key: _deciding(value, where, files) for key, (value, where) in inner.items() if where not in files}
+    return [_deciding(value, f"{path}.{i}", files) for i, value in enumerate(part)] if isinstance(part, list) else part
 
 
-def _inputs(node: Node, of: dict[str, str]) -> dict[str, str]:
+def _place(node: Node) -> tuple[str, int]:
+    """A node without its placement."""
+    return node.stage, 0 if node.placement else node.index
+
+
+def _inputs(node: Node, of: Callable[[str], str]) -> dict[str, str]:
     """Input name -> key; `parts/0`, `parts/1`, ... count as one input `parts`, since their identities are equal."""
-    return {name.partition("/")[0]: of[source] for name, source in node.inputs.items()}
+    first = {name.partition("/")[0]: source for name, source in reversed(node.inputs.items())}
+    return {name: of(source) for name, source in first.items()}
 
 
 def needed_nodes(nodes: list[Node], hits: set[str], goal: str = "") -> set[str]:
@@ -209,33 +254,32 @@ def needed_nodes(nodes: list[Node], hits: set[str], goal: str = "") -> set[str]:
     return wanted
 
 
-def _value(tree: Any, dotted: str) -> Any:
+def is_needed(nodes: Mapping[str, Node], name: str, absent: Callable[[str], bool], goal: str = "") -> bool:
+    """Whether somebody will read what a node makes: it is the `goal` ("": the last node), or a needed node without an output reads it.
+
+    Asks only of nodes between this one and the goal whether their output is `absent`, from the goal on: of few in a graph of 10,000 shards.
+    """
+    readers: dict[str, list[str]] = {}
+    for node in nodes.values():
+        for source in node.inputs.values():
+            readers.setdefault(source, []).append(node.name)
+    last, missing, known = goal or next(reversed(list(nodes))), cache(absent), dict[str, bool]()
+
+    def needed(name: str) -> bool:
+        if name not in known:
+            known[name] = name == last or any(needed(reader) and missing(reader) for reader in readers.get(name, ()))
+        return known[name]
+
+    return needed(name)
+
+
+def value_at(tree: Any, dotted: str) -> Any:
+    """The value at a dotted path of a recipe's JSON tree; None where a section on the way is unset."""
     for name in dotted.split("."):
         if tree is None:
             return None
         tree = tree[int(name)] if isinstance(tree, list) else tree[name]
     return tree
-
-
-def _file_digest(path: str, name: str | list[str] | None) -> str:
-    if not name:
-        return ""
-    if isinstance(name, list):
-        return _sha({str(i): _file_digest(path, item) for i, item in enumerate(name)})
-    if known := carried_digest(name):
-        return known
-    try:
-        if Path(name).is_dir():
-            return _sha({str(p.relative_to(name)): _folder_entry(p) for p in sorted(Path(name).rglob("*")) if p.is_file()})
-        return hashlib.sha256(Path(name).read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: {name} cannot be read ({error.strerror}); give an existing file or leave the key out") from None
-
-
-def _folder_entry(path: Path) -> list[Any]:
-    """Weights are too large to read for every plan: size and time stand for large files, the content for small ones."""
-    facts = path.stat()
-    return [facts.st_size, facts.st_mtime_ns if facts.st_size > 1 << 20 else hashlib.sha256(path.read_bytes()).hexdigest()]
 
 
 def _sha(content: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from mugv.redact import redact
 from mugv.stages.base import StageContext
 from mugv.stages.execute import RunEnvironment, output_prefix
 from mugv.stages.graph import build_graph, node_keys
+from mugv.stages.roots import Roots
 
 if TYPE_CHECKING:
     from mugv.platform.registry import GateDecision, Registry, Version
@@ -85,8 +86,8 @@ def describe_lineage(ctx: StageContext, environment: RunEnvironment) -> dict[str
     """Everything that `mugv lineage` shows: run, code, recipe, data, and each node with key, digest, place and inputs."""
     from mugv.platform.lineage import git_state
 
-    recipe, data_digest = ctx.recipe, environment.data_digest or ""
-    keys = node_keys(recipe, data_digest)
+    recipe, roots = ctx.recipe, ctx.roots or Roots.of(ctx.recipe, environment.state)
+    keys = node_keys(recipe, roots)
     store = environment.open_store()
     nodes: dict[str, Any] = {}
     for node in build_graph(recipe):
@@ -100,7 +101,7 @@ def describe_lineage(ctx: StageContext, environment: RunEnvironment) -> dict[str
         "recipe": {"name": recipe.name, "digest": digest(recipe)},
         "data": {
             "videos": redact(recipe.data.videos) if recipe.data.videos else None,
-            "digest": data_digest,
+            "digest": roots.data,
             "dvc_revision": recipe.data.dvc_revision,
         },
         "nodes": nodes,

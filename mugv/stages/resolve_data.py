@@ -13,8 +13,9 @@ from mugv.errors import UserError
 from mugv.platform.dvc_data import DataVersion, fetch, resolve
 from mugv.platform.records import ERROR_MARK, write_json
 from mugv.recipe import Recipe, recipe_from_json, recipe_to_json
-from mugv.stages.execute import RunEnvironment, resolve_data_digest
-from mugv.stages.graph import node_keys
+from mugv.stages.execute import RunEnvironment
+from mugv.stages.graph import Keys
+from mugv.stages.roots import Roots
 
 if TYPE_CHECKING:
     from mugv.platform.registry import Version
@@ -29,7 +30,7 @@ class Decision:
     decision: str
     reason: str
     recipe: Recipe
-    data_digest: str
+    roots: Roots
     key: str
     """Cache key of `evaluate`: equal to the champion's when neither data nor code nor recipe can have changed the result."""
     data: DataVersion | None
@@ -48,11 +49,11 @@ def decide(recipe_json: str, repository: str, path: str, revision: str) -> Decis
         recipe = _with_videos(recipe, fetch(version, repository, environment.state / "data"), version)
     elif path or revision:
         raise UserError("retrain: path and revision need a repository (a folder or URL with a DVC project)")
-    digest = resolve_data_digest(recipe)
-    key = node_keys(recipe, digest)["evaluate"]
+    roots = Roots.of(recipe, environment.state)
+    key = Keys(recipe, roots)["evaluate"]
     model = recipe.register_.model
-    decision, reason = _compare(_present_champion(model, environment), model, digest, key)
-    return Decision(decision, reason, recipe, digest, key, version)
+    decision, reason = _compare(_present_champion(model, environment), model, roots.data, key)
+    return Decision(decision, reason, recipe, roots, key, version)
 
 
 def write(decision: Decision, path: Path) -> None:
@@ -60,7 +61,7 @@ def write(decision: Decision, path: Path) -> None:
     content = {
         "decision": decision.decision,
         "reason": decision.reason,
-        "data_digest": decision.data_digest,
+        "data_digest": decision.roots.data,
         "key": decision.key,
         "data": asdict(decision.data) if decision.data else None,
     }
@@ -93,8 +94,8 @@ def _present_champion(model: str, environment: RunEnvironment) -> Version | None
         return Registry(tracking).champion(model)
 
 
-def component_main(recipe_json: str, repository: str, path: str, revision: str, output: str, recipe_output: str) -> str:
-    """Body of the KFP component: write the decision and the recipe with the resolved data; say and return the decision."""
+def component_main(recipe_json: str, repository: str, path: str, revision: str, output: str, recipe_output: str, roots_output: str) -> str:
+    """Body of the KFP component: write the decision, the recipe with the resolved data and its roots; say and return the decision."""
     try:
         decision = decide(recipe_json, repository, path, revision)
     except UserError as error:
@@ -102,5 +103,6 @@ def component_main(recipe_json: str, repository: str, path: str, revision: str, 
         raise SystemExit(2) from None
     write(decision, Path(output))
     Path(recipe_output).write_text(recipe_to_json(decision.recipe))
+    Path(roots_output).write_text(decision.roots.to_json())
     print(f"retrain: {decision.reason}", flush=True)
     return decision.decision

@@ -8,15 +8,13 @@ The URI holds the digest of the content: keys are computed from it without openi
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
 import tempfile
 from pathlib import Path
 
-from mugv.digests import file_digest
+from mugv.digests import content_digest
 from mugv.errors import StoreError, UserError
 from mugv.store.base import Store
 from mugv.store.disk import explained
@@ -69,14 +67,6 @@ def local_path(value: str, store: Store | None = None) -> Path:
     if not path.exists() or content_digest(path) != found["digest"]:
         raise StoreError(f"{value}: is not what was carried; remove {found['root']}/carried/{found['digest']} and submit again")
     return path
-
-
-def content_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file, or of a folder's relative names and contents; no times enter."""
-    if not path.is_dir():
-        return file_digest(path)
-    files = {p.relative_to(path).as_posix(): file_digest(p) for p in path.rglob("*") if p.is_file()}
-    return hashlib.sha256(json.dumps(files, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _open(root: str) -> Store:

@@ -5,6 +5,8 @@ from pathlib import Path
 import yaml
 
 from mugv.recipe import Recipe, load_recipe
+from mugv.stages.graph import node_keys
+from mugv.stages.roots import Roots
 
 TREE = {
     "name": "test",
@@ -41,3 +43,8 @@ def write_recipe(folder: Path) -> Path:
 
 def small_recipe(folder: Path, *overrides: str) -> Recipe:
     return load_recipe(write_recipe(folder), overrides)
+
+
+def keys_of(recipe: Recipe) -> dict[str, str]:
+    """The key of every node, for the files that the recipe names as they are now."""
+    return node_keys(recipe, Roots.of(recipe))

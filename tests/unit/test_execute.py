@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from recipes import small_recipe
+from recipes import keys_of, small_recipe
 from torch.distributed.checkpoint import CheckpointException
 
 from mugv.errors import StoreError, UserError
@@ -20,7 +20,7 @@ from mugv.recipe import Recipe, recipe_to_json
 from mugv.stages.base import StageContext
 from mugv.stages.earlier import Earlier
 from mugv.stages.execute import RunEnvironment, component_main, run_node
-from mugv.stages.graph import node_keys
+from mugv.stages.roots import Roots
 from mugv.store.base import Ref
 from mugv.store.directory import _signature
 from mugv.store.manifest import Manifest
@@ -30,7 +30,7 @@ STAGE = "mugv.stages.sample_footage"
 
 @pytest.fixture
 def environment(tmp_path: Path) -> RunEnvironment:
-    return RunEnvironment(tmp_path / "state", str(tmp_path / "state" / "store"), run="r1", data_digest="")
+    return RunEnvironment(tmp_path / "state", str(tmp_path / "state" / "store"), run="r1", forwarded=True)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_stage_output_is_published_recorded_and_its_work_removed(
     environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, write_one)
-    ref = run_node("footage", recipe, {}, environment)
+    ref = run_node("footage", recipe, {}, environment, Roots.of(recipe))
     assert (environment.open_store().fetch(ref) / "a.txt").read_text() == "a"
     record = environment.record().stage("footage")
     assert record["status"] == "ran"
@@ -67,9 +67,9 @@ def test_stage_output_is_published_recorded_and_its_work_removed(
 
 def test_second_run_is_a_hit_and_runs_no_stage(environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, write_one)
-    first = run_node("footage", recipe, {}, environment)
+    first = run_node("footage", recipe, {}, environment, Roots.of(recipe))
     install(monkeypatch, lambda ctx: pytest.fail("the stage ran again"))
-    assert run_node("footage", recipe, {}, environment) == first
+    assert run_node("footage", recipe, {}, environment, Roots.of(recipe)) == first
     assert environment.record().stage("footage")["status"] == "hit"
 
 
@@ -87,10 +87,10 @@ def test_killed_stage_goes_on_from_its_work_folder(environment: RunEnvironment, 
 
     install(monkeypatch, dies)
     with pytest.raises(KeyboardInterrupt):
-        run_node("footage", recipe, {}, environment)
+        run_node("footage", recipe, {}, environment, Roots.of(recipe))
     assert environment.record().stage("footage")["status"] == "interrupted"
     install(monkeypatch, goes_on)
-    ref = run_node("footage", recipe, {}, environment)
+    ref = run_node("footage", recipe, {}, environment, Roots.of(recipe))
     assert environment.record().stage("footage")["status"] == "resumed"
     assert sorted(p.name for p in environment.open_store().fetch(ref).iterdir()) == ["manifest.json", "whole"]
 
@@ -103,7 +103,7 @@ def test_users_mistake_in_a_stage_is_recorded_as_one_line(
 
     install(monkeypatch, refuses)
     with pytest.raises(UserError):
-        run_node("footage", recipe, {}, environment)
+        run_node("footage", recipe, {}, environment, Roots.of(recipe))
     record = environment.record().stage("footage")
     assert (record["status"], record["user_error"], record["error"]) == ("failed", True, "captions.jsonl line 3: not JSON")
 
@@ -114,7 +114,7 @@ def test_defect_in_a_stage_keeps_its_traceback(environment: RunEnvironment, reci
 
     install(monkeypatch, breaks)
     with pytest.raises(IndexError):
-        run_node("footage", recipe, {}, environment)
+        run_node("footage", recipe, {}, environment, Roots.of(recipe))
     record = environment.record().stage("footage")
     assert record["user_error"] is False
     assert "in breaks" in record["traceback"]
@@ -124,38 +124,37 @@ def test_output_that_nothing_will_read_is_not_made(environment: RunEnvironment, 
     install(monkeypatch, write_one, "mugv.stages.scan")
     empty = environment.state / "empty"
     empty.mkdir(parents=True)
-    keys = node_keys(recipe, "")
+    keys = keys_of(recipe)
     environment.open_store().publish(empty, f"register/{keys['register']}", keys["register"])
-    assert run_node("footage", recipe, {}, environment) == Ref("", keys["footage"], "")
+    assert run_node("footage", recipe, {}, environment, Roots.of(recipe)) == Ref("", keys["footage"], "")
     assert environment.record().stage("footage")["status"] == "not needed"
 
 
 def test_missing_and_vanished_inputs_are_named(environment: RunEnvironment, recipe: Recipe) -> None:
     with pytest.raises(UserError, match="stage scan: input footage is missing; it reads footage"):
-        run_node("scan", recipe, {}, environment)
+        run_node("scan", recipe, {}, environment, Roots.of(recipe))
     with pytest.raises(StoreError, match="stage scan: input footage was removed from the store during the run; run again"):
-        run_node("scan", recipe, {"footage": Ref("", "k", "")}, environment)
+        run_node("scan", recipe, {"footage": Ref("", "k", "")}, environment, Roots.of(recipe))
 
 
 def test_code_that_changes_during_a_run_cannot_put_old_results_under_new_keys(environment: RunEnvironment, recipe: Recipe) -> None:
     with pytest.raises(UserError, match="stage scan: code or data of footage changed while the run was going on; run again"):
-        run_node("scan", recipe, {"footage": Ref("file:///x", "key of the old code", "digest")}, environment)
+        run_node("scan", recipe, {"footage": Ref("file:///x", "key of the old code", "digest")}, environment, Roots.of(recipe))
 
 
-def test_component_manifests_carry_output_and_data_digest(
+def test_component_manifests_carry_output_and_roots(
     environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name, value in environment.to_env().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("MUGV_DATA_DIGEST")
     install(monkeypatch, write_one)
     install(monkeypatch, write_one, "mugv.stages.scan")
     text = recipe_to_json(recipe)
     component_main("sample_footage", 0, text, {}, str(tmp_path / "footage"))
     component_main("scan", 0, text, {"footage": str(tmp_path / "footage")}, str(tmp_path / "scan"))
     manifest = json.loads((tmp_path / "scan").read_text())
-    assert set(manifest) == {"uri", "key", "digest", "stage", "node", "data"}
-    assert (manifest["stage"], manifest["data"]) == ("scan", "")
+    assert set(manifest) == {"uri", "key", "digest", "stage", "node", "roots"}
+    assert (manifest["stage"], Roots(**manifest["roots"])) == ("scan", Roots.of(recipe))
     timing = environment.record().stage("scan")["timing"]
     assert timing["process"] < timing["entered"] <= timing["left"]
 
@@ -174,7 +173,7 @@ def test_hit_is_fast_and_imports_neither_torch_nor_mlflow(
     environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     install(monkeypatch, write_one)
-    run_node("footage", recipe, {}, environment)
+    run_node("footage", recipe, {}, environment, Roots.of(recipe))
     (tmp_path / "recipe.json").write_text(recipe_to_json(recipe))
     program = (
         "import sys, time\nfrom mugv.stages.execute import component_main\nbegan = time.process_time()\n"
@@ -215,7 +214,7 @@ def test_failure_before_a_stage_begins_is_recorded_too(
     for name in ("AWS_ACCESS_KEY_ID", "MUGV_S3_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError):
-        run_node("footage", recipe, {}, replace(environment, store="s3://bucket/x"))
+        run_node("footage", recipe, {}, replace(environment, store="s3://bucket/x"), Roots.of(recipe))
     record = environment.record().stage("footage")
     assert (record["status"], record["user_error"]) == ("failed", True)
     assert "no keys; set MUGV_S3_ACCESS_KEY" in record["error"]
@@ -229,7 +228,7 @@ def test_torch_that_cannot_write_a_checkpoint_is_the_line_of_a_full_disk(
 
     install(monkeypatch, writes)
     with pytest.raises(StoreError, match=r"could not be written whole .disk full, or over a quota.; free some space and run again"):
-        run_node("footage", recipe, {}, environment)
+        run_node("footage", recipe, {}, environment, Roots.of(recipe))
     assert environment.record().stage("footage")["user_error"] is True
 
 
@@ -240,7 +239,7 @@ def test_weights_that_rotted_in_the_store_are_seen_when_a_stage_reads_them(
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"a" * 100)
     (environment.state / "clips").mkdir()
-    keys, store = node_keys(recipe, ""), environment.open_store()
+    keys, store = keys_of(recipe), environment.open_store()
     refs = {"clips": store.publish(environment.state / "clips", f"curate/{keys['curate']}", keys["curate"])}
     refs["vae"] = store.publish(folder, f"train_vae/{keys['train_vae']}", keys["train_vae"])
     file = store.fetch(refs["vae"]) / "model.safetensors"
@@ -251,7 +250,7 @@ def test_weights_that_rotted_in_the_store_are_seen_when_a_stage_reads_them(
     (environment.state / "store" / ".checked" / keys["train_vae"]).write_text(_signature(file.parent, manifest))
     install(monkeypatch, lambda ctx: pytest.fail("the stage read it"), "mugv.stages.encode")
     with pytest.raises(StoreError, match=r"model\.safetensors: damaged since it was published"):
-        run_node("encode", recipe, refs, environment)
+        run_node("encode", recipe, refs, environment, Roots.of(recipe))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"uri": 1, "key": "k", "digest": "d"}', '{"uri": "u"}'])

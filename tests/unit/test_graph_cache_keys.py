@@ -6,20 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from recipes import small_recipe
+from recipes import keys_of, small_recipe
 
 from mugv.errors import UserError
 from mugv.stages import code_digest as digests
-from mugv.stages.graph import AFTER_SHARDS, build_graph, needed_nodes, node_keys
+from mugv.stages.graph import AFTER_SHARDS, build_graph, needed_nodes
 
 CHAIN = ["curate_shard-0", "curate_shard-1", "curate", "train_vae", "encode", "pretrain-0", "pretrain-1", "sft", "candidates"]
 CHAIN += ["align-0", "align-1", "evaluate", "register"]
 ALL = ["footage", "scan", *CHAIN]
 
 
-def changed(folder: Path, *overrides: str, data: tuple[str, str] = ("", "")) -> list[str]:
-    before = node_keys(small_recipe(folder), data[0])
-    after = node_keys(small_recipe(folder, *overrides), data[1])
+def changed(folder: Path, *overrides: str) -> list[str]:
+    before, after = keys_of(small_recipe(folder)), keys_of(small_recipe(folder, *overrides))
     return [name for name in after if before.get(name) != after[name]]
 
 
@@ -65,7 +64,7 @@ MODEL = ("curation.caption.kind=endpoint", "curation.caption.url=http://a/v1", "
     ],
 )
 def test_another_caption_model_decodes_nothing_again(tmp_path: Path, override: str) -> None:
-    before, after = node_keys(small_recipe(tmp_path, *MODEL), ""), node_keys(small_recipe(tmp_path, *MODEL, override), "")
+    before, after = keys_of(small_recipe(tmp_path, *MODEL)), keys_of(small_recipe(tmp_path, *MODEL, override))
     assert [n for n in after if before[n] != after[n]] == ["caption-0", "caption-1", *CHAIN[CHAIN.index("curate") :]]
 
 
@@ -75,7 +74,7 @@ def test_another_caption_model_decodes_nothing_again(tmp_path: Path, override: s
 )
 def test_captions_that_were_paid_for_are_not_asked_again_for_another_address_or_rate(tmp_path: Path, override: str) -> None:
     recipes = [small_recipe(tmp_path, *MODEL), small_recipe(tmp_path, *MODEL, f"curation.caption.{override}")]
-    assert node_keys(recipes[0], "") == node_keys(recipes[1], "")
+    assert keys_of(recipes[0]) == keys_of(recipes[1])
 
 
 def test_other_weights_in_a_folder_caption_again(tmp_path: Path) -> None:
@@ -83,9 +82,9 @@ def test_other_weights_in_a_folder_caption_again(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     recipe = small_recipe(tmp_path, "curation.caption.kind=transformers", f"curation.caption.model={folder}")
-    before = node_keys(recipe, "")
+    before = keys_of(recipe)
     (folder / "config.json").write_text('{"a": 1}')
-    after = node_keys(recipe, "")
+    after = keys_of(recipe)
     assert [n for n in after if before[n] != after[n]][:3] == ["caption-0", "caption-1", "curate"]
 
 
@@ -94,9 +93,9 @@ def test_clips_of_an_earlier_set_count_by_their_content(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "manifest.parquet").write_bytes(b"one")
     recipe = small_recipe(tmp_path, f"curation.duplicates.earlier=[{folder}]")
-    before = node_keys(recipe, "")
+    before = keys_of(recipe)
     (folder / "manifest.parquet").write_bytes(b"two")
-    after = node_keys(recipe, "")
+    after = keys_of(recipe)
     assert [n for n in after if before[n] != after[n]] == CHAIN[CHAIN.index("curate") :]
 
 
@@ -105,27 +104,30 @@ def test_more_shards_rerun_only_the_shards(tmp_path: Path) -> None:
 
 
 def test_new_videos_rerun_everything(tmp_path: Path) -> None:
-    recipe = small_recipe(tmp_path, f"data.videos={tmp_path}")
-    before, after = node_keys(recipe, "one"), node_keys(recipe, "two")
+    recipe = small_recipe(tmp_path, f"data.videos={tmp_path}", "curation.require_caption=false")
+    (tmp_path / "a.mp4").write_bytes(b"one")
+    before = keys_of(recipe)
+    (tmp_path / "a.mp4").write_bytes(b"two")
+    after = keys_of(recipe)
     assert "footage" not in after
     assert all(before[name] != after[name] for name in after)
 
 
 def test_shards_have_keys_of_their_own(tmp_path: Path) -> None:
-    keys = node_keys(small_recipe(tmp_path), "")
+    keys = keys_of(small_recipe(tmp_path))
     assert len(set(keys.values())) == len(keys) == len(ALL)
 
 
 def test_labels_filled_by_people_rerun_the_alignment(tmp_path: Path) -> None:
     labels = tmp_path / "labels.jsonl"
     labels.write_text("{}\n")
-    before = node_keys(small_recipe(tmp_path, f"align.labels={labels}"), "")
+    before = keys_of(small_recipe(tmp_path, f"align.labels={labels}"))
     labels.write_text('{"a": 1}\n')
-    after = node_keys(small_recipe(tmp_path, f"align.labels={labels}"), "")
+    after = keys_of(small_recipe(tmp_path, f"align.labels={labels}"))
     assert [n for n in after if before[n] != after[n]] == ALL[ALL.index("align-0") :]
     labels.unlink()
     with pytest.raises(UserError, match=r"align\.labels: .*labels\.jsonl cannot be read"):
-        node_keys(small_recipe(tmp_path, f"align.labels={labels}"), "")
+        keys_of(small_recipe(tmp_path, f"align.labels={labels}"))
 
 
 def test_optional_stages_are_left_out_with_their_sections(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_pipelines import compiled, executor_of, tasks
+from test_pipelines import compiled, executor_of, roots_of, tasks
 
 from mugv.recipe import Recipe, load_recipe
-from mugv.stages.graph import build_graph, node_keys
+from mugv.stages.graph import build_graph
 
 RECIPE = Path(__file__).resolve().parents[2] / "configs" / "mugv-10b.yaml"
 
@@ -20,7 +20,7 @@ def recipe() -> Recipe:
 
 @pytest.fixture(scope="module")
 def ir(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]:
-    return compiled(recipe, tmp_path_factory.mktemp("ir"), node_keys(recipe, "d" * 64))
+    return compiled(recipe, tmp_path_factory.mktemp("ir"), roots_of(recipe))
 
 
 def test_the_published_sizes_are_not_changed(recipe: Recipe) -> None:

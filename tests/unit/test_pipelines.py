@@ -14,6 +14,7 @@ from mugv.errors import UserError
 from mugv.platform.kfp_client import compile_pipeline
 from mugv.recipe import Recipe, load_recipe, recipe_from_json
 from mugv.stages.graph import build_graph, node_keys
+from mugv.stages.roots import FILE_KEYS, Roots
 
 ROOT = Path(__file__).resolve().parents[2]
 POOL = {
@@ -25,9 +26,15 @@ POOL = {
 }
 
 
-def compiled(recipe: Recipe, folder: Path, keys: dict[str, str] | None = None, kind: Any = "train") -> tuple[dict, dict]:
+def roots_of(recipe: Recipe) -> Roots:
+    """Those of a machine that has the videos."""
+    code = {node.stage: "c" * 64 for node in build_graph(recipe)}
+    return Roots("d" * 64, dict.fromkeys(FILE_KEYS, ""), code)
+
+
+def compiled(recipe: Recipe, folder: Path, roots: Roots | None = None, kind: Any = "train") -> tuple[dict, dict]:
     """The IR and its Kubernetes part."""
-    path = compile_pipeline(recipe, folder / "pipeline.yaml", keys, kind)
+    path = compile_pipeline(recipe, folder / "pipeline.yaml", roots, kind)
     ir, *platforms = yaml.safe_load_all(path.read_text())
     return ir, platforms[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
@@ -78,8 +85,8 @@ def test_a_captioning_model_in_the_process_runs_where_the_gpus_are(tmp_path: Pat
 
 def test_two_tasks_never_share_a_cache_key(tmp_path: Path) -> None:
     recipe = full_recipe()
-    keys = node_keys(recipe, "")
-    ir, _ = compiled(recipe, tmp_path, keys)
+    keys = node_keys(recipe, roots_of(recipe))
+    ir, _ = compiled(recipe, tmp_path, roots_of(recipe))
     given = {name: t["cachingOptions"]["cacheKey"] for name, t in tasks(ir).items() if t.get("cachingOptions", {}).get("cacheKey")}
     assert given == {name: key for name, key in keys.items() if not name.startswith("curate_shard")}
     assert len(set(given.values())) == len(given)
@@ -191,7 +198,7 @@ def test_the_recipe_of_the_laptop_compiles(tmp_path: Path) -> None:
     if not path.is_file():
         pytest.skip("configs/tiny.yaml is not there yet")
     recipe = load_recipe(path)
-    keys = node_keys(recipe, "")
-    ir, _ = compiled(recipe, tmp_path, keys)
+    keys = node_keys(recipe, roots_of(recipe))
+    ir, _ = compiled(recipe, tmp_path, roots_of(recipe))
     assert tasks(ir)["register"]["cachingOptions"]["cacheKey"] == keys["register"]
     assert not [e for e in ir["deploymentSpec"]["executors"].values() if e["container"]["resources"].get("accelerator")]

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import pytest
 from kfp_recorder import Recorder, recording_server
 from pipeline_recipes import full_recipe, minimal_recipe
+from test_pipelines import roots_of
 
 from mugv.errors import UserError
 from mugv.platform.kfp_client import check_cron, schedule, submit
+from mugv.stages.graph import Keys
 
 
 @pytest.fixture
@@ -26,13 +28,14 @@ def no_endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
 
 def test_a_submitted_run_carries_the_whole_pipeline(recorder: Recorder) -> None:
     recipe = full_recipe()
-    assert submit(recipe, recorder.url, {"train_vae": "k" * 64}) == "r-1"
+    assert submit(recipe, recorder.url, roots_of(recipe)) == "r-1"
     run = recorder.body("runs")
     assert run["experiment_id"] == "e-1"
     assert run["display_name"] == "Micro Test-train"
     spec = run["pipeline_spec"]["pipeline_spec"]
     assert spec["pipelineInfo"]["name"] == "mugv-train-micro-test"
-    assert spec["root"]["dag"]["tasks"]["train-vae"]["cachingOptions"]["cacheKey"] == "k" * 64
+    assert spec["root"]["dag"]["tasks"]["train-vae"]["cachingOptions"]["cacheKey"] == Keys(recipe, roots_of(recipe))["train_vae"]
+    assert spec["root"]["inputDefinitions"]["parameters"]["roots"]["defaultValue"] == roots_of(recipe).to_json()
     executors = run["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert executors["exec-train-vae"]["secretAsEnv"][0]["secretName"] == "mugv-store"
 

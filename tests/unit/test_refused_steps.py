@@ -4,14 +4,13 @@ import json
 
 import pytest
 import torch
-from recipes import small_recipe
+from recipes import keys_of, small_recipe
 from training_tools import flow_task, latent_set, preference_task, pretrain_stage, write_candidates
 
 from mugv.errors import UserError
 from mugv.guard import HISTORY, Guard, RefusedStepError
 from mugv.recipe.optimizer import Guard as Settings
 from mugv.recipe.schema import MuonSettings, Optimizer, Parallel
-from mugv.stages.graph import node_keys
 from mugv.training.engine import all_parameters
 from mugv.training.loop import checkpoints, fit
 from mugv.training.metrics_log import MetricsLog
@@ -158,8 +157,8 @@ def test_a_warm_up_that_never_reaches_the_peak_is_refused(tmp_path, key):
 
 def test_a_stage_that_may_skip_more_goes_on_where_it_ended(tmp_path):
     """Its work folder is named by the key: another key would begin the training anew."""
-    keys = node_keys(small_recipe(tmp_path), "")
+    keys = keys_of(small_recipe(tmp_path))
     guard = "guard={skips: 3, explosion: 10}"
-    allowed = node_keys(small_recipe(tmp_path, f"pretrain.0.optimizer.{guard}", f"sft.optimizer.{guard}", f"vae.train.{guard}"), "")
+    allowed = keys_of(small_recipe(tmp_path, f"pretrain.0.optimizer.{guard}", f"sft.optimizer.{guard}", f"vae.train.{guard}"))
     assert allowed == keys
-    assert node_keys(small_recipe(tmp_path, "pretrain.0.optimizer.learning_rate=0.2"), "")["pretrain-0"] != keys["pretrain-0"]
+    assert keys_of(small_recipe(tmp_path, "pretrain.0.optimizer.learning_rate=0.2"))["pretrain-0"] != keys["pretrain-0"]

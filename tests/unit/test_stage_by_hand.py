@@ -141,7 +141,7 @@ def test_unfinished_work_of_another_recipe_is_not_gone_on_with(recipe: Path, tmp
 
 
 def test_unfinished_work_of_other_inputs_or_code_is_not_gone_on_with(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mugv.stages import graph, scan
+    from mugv.stages import roots, scan
 
     (tmp_path / "footage").mkdir()
     (tmp_path / "footage/a.mp4").write_bytes(b"one")
@@ -155,7 +155,7 @@ def test_unfinished_work_of_other_inputs_or_code_is_not_gone_on_with(recipe: Pat
         patch.setattr(scan, "run", killed)
         stage(recipe, tmp_path / "out", *arguments, name="scan")
     (tmp_path / "footage/a.mp4").write_bytes(b"two")
-    monkeypatch.setattr(graph, "code_digest", lambda modules: "another")
+    monkeypatch.setattr(roots, "code_digest", lambda modules: "another")
     assert "(code changed; inputs.footage changed)" in refused(stage(recipe, tmp_path / "out", *arguments, name="scan"))
 
 

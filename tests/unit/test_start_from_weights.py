@@ -87,19 +87,19 @@ def test_weights_of_another_size_are_named(weights, tmp_path):
 
 
 def test_other_weights_make_another_key(weights, tmp_path):
-    from mugv.stages.graph import node_keys
+    from recipes import keys_of
 
     (tmp_path / "dit").mkdir()
     (tmp_path / "dit/config.json").write_text("{}")
     recipe = recipe_with({**weights, "dit": str(tmp_path / "dit")})
-    before = node_keys(recipe, "")
+    before = keys_of(recipe)
     (tmp_path / "dit/config.json").write_text("[]")
-    after = node_keys(recipe, "")
+    after = keys_of(recipe)
     changed = {name for name in before if before[name] != after[name]}
     assert {"encode", "pretrain-0"} <= changed
     assert not {"curate", "train_vae"} & changed
     with pytest.raises(UserError, match=r"weights\.dit: .*cannot be read"):
-        node_keys(replace_path(recipe, tmp_path / "absent"), "")
+        keys_of(replace_path(recipe, tmp_path / "absent"))
 
 
 def replace_path(recipe: Recipe, path: Path) -> Recipe:

@@ -15,8 +15,8 @@ from mugv.training.metrics_log import MetricsLog
 RATE = {"correct": 8, "n": 10, "value": 0.8, "low": 0.49, "high": 0.94, "abstained": 0}
 
 
-def data_digest(recipe: object) -> str:
-    return "data"
+def data_digest(recipe: object, state: object = None) -> str:
+    return "d" * 64
 
 
 def run(ctx: StageContext) -> dict[str, float]:
