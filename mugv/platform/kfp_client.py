@@ -16,8 +16,6 @@ from mugv.recipe import Recipe
 if TYPE_CHECKING:
     import kfp
 
-    from mugv.stages.roots import Roots
-
 Kind = Literal["train", "data", "retrain"]
 RETRIES = 3
 EXPERIMENT = "mugv"
@@ -28,10 +26,10 @@ _NAMES = {
 }
 
 
-def compile_pipeline(recipe: Recipe, output: str | Path, roots: Roots | None = None, kind: Kind = "train") -> Path:
+def compile_pipeline(recipe: Recipe, output: str | Path, roots: Any = None, kind: Kind = "train") -> Path:
     """Write the IR of the recipe's pipeline to `output` (.yaml); returns the path.
 
-    `roots`: what cache keys start from; the keys are given to KFP for each task. None leaves caching to the store, which is right when
+    `roots`: what cache keys start from (mugv.stages.roots.Roots); the keys are given to KFP for each task. None leaves caching to the store, which is right when
     the data is not readable here, and always for `retrain`, whose data changes between runs. Raises UserError for a wrong suffix.
     """
     return _compiled(_pipeline(recipe, roots, kind), Path(output))
@@ -50,7 +48,7 @@ def _compiled(pipeline: Any, output: Path) -> Path:
     return output
 
 
-def submit(recipe: Recipe, endpoint: str | None = None, roots: Roots | None = None, kind: Kind = "train") -> str:
+def submit(recipe: Recipe, endpoint: str | None = None, roots: Any = None, kind: Kind = "train") -> str:
     """Start one run of the recipe's pipeline; returns its run id. Raises UserError without an endpoint or when it does not answer."""
     host = resolve_endpoint(endpoint)
     with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +126,7 @@ def _value(text: str, name: str, low: int) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _pipeline(recipe: Recipe, roots: Roots | None, kind: Kind, data: dict[str, str] | None = None) -> Any:
+def _pipeline(recipe: Recipe, roots: Any, kind: Kind, data: dict[str, str] | None = None) -> Any:
     if kind == "retrain":
         from pipelines.retrain import build_pipeline as build_retrain
 
