@@ -29,8 +29,9 @@ _NAMES = {
 def compile_pipeline(recipe: Recipe, output: str | Path, roots: Any = None, kind: Kind = "train") -> Path:
     """Write the IR of the recipe's pipeline to `output` (.yaml); returns the path.
 
-    `roots`: what cache keys start from (mugv.stages.roots.Roots); the keys are given to KFP for each task. None leaves caching to the store, which is right when
-    the data is not readable here, and always for `retrain`, whose data changes between runs. Raises UserError for a wrong suffix.
+    `roots`: what cache keys start from (mugv.stages.roots.Roots); the keys are given to KFP for each task. None leaves caching to the
+    store, which is right when the data is not readable here, and always for `retrain`, whose data changes between runs. Raises UserError
+    for a wrong suffix.
     """
     return _compiled(_pipeline(recipe, roots, kind), Path(output))
 
