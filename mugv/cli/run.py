@@ -104,7 +104,7 @@ def _stopped(goal: Goal) -> str:
 
 def _run(recipe: Recipe, state: Path, goal: Goal, record: RunRecord) -> int:
     from mugv.cli.summary import write_report
-    from mugv.platform.forwarder import Forwarder
+    from mugv.platform.forwarder import Forwarder, unsent_runs
     from mugv.platform.tracking import Tracking
     from mugv.precision import warning as precision_warning
     from mugv.stages.graph import node_keys
@@ -124,7 +124,7 @@ def _run(recipe: Recipe, state: Path, goal: Goal, record: RunRecord) -> int:
         console.print(f"warning: {emulated}", markup=False)
     console.print(f"run {record.run}  recipe {recipe.name}  state {state}", markup=False)
     environment = _with_tracking(environment, tracking, console)
-    forwarder = Forwarder(tracking, record, older=state)
+    forwarder = Forwarder(tracking, record, older=lambda: unsent_runs(state, record.run))
     with explained(state), forwarder:
         if not goal.node:
             _drop_lost_version(environment, recipe, keys, console)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mugv.platform.parent_run import parent_run, sent_file
 from mugv.platform.records import RunRecord, all_runs, write_json
 from mugv.platform.stage_sender import StageSender, sent_so_far
 from mugv.platform.tracking import Tracking
@@ -22,18 +24,24 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 30.0
+STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
+STALE_SECONDS = 48 * 3600.0
+"""A cluster's run of which nobody wrote a word for so long has ended without its last task."""
+Older = Callable[[], list[RunRecord]]
 
 
 class Forwarder:
     """Context manager: a daemon thread that keeps MLflow up to date with one run's records, and with what older runs left."""
 
-    def __init__(self, tracking: Tracking, record: RunRecord, parent: str = "", only: str | None = None, older: Path | None = None) -> None:
+    def __init__(
+        self, tracking: Tracking, record: RunRecord, parent: str = "", only: str | None = None, older: Older | None = None
+    ) -> None:
         self.tracking = tracking
         self.record = record
         self.parent = parent
         self.only = only
         self.older = older
-        """State folder whose earlier runs may have unsent records; None: leave them."""
+        """Gives the earlier runs with unsent records; None: leave them."""
         self.problem = ""
         """Why the last try failed, in one line; "" when all is sent."""
         self._stop = threading.Event()
@@ -58,10 +66,10 @@ class Forwarder:
     def _loop(self) -> None:
         wait = POLL_SECONDS
         while not self._stop.wait(wait):
-            wait = POLL_SECONDS if self._try() else min(2 * wait, LONGEST_WAIT_SECONDS)
-        self._try()
+            wait = POLL_SECONDS if self.attempt() else min(2 * wait, LONGEST_WAIT_SECONDS)
+        self.attempt()
 
-    def _try(self) -> bool:
+    def attempt(self) -> bool:
         """One pass over the records; any trouble with the server is kept for the report and tried again."""
         try:
             self.send()
@@ -73,15 +81,16 @@ class Forwarder:
 
     def send(self) -> None:
         """Bring MLflow up to the present state of the records. Raises what the MLflow client raises."""
-        parent = self.parent or self.start_parent()
+        parent = self.start_parent()
         refused = [
             error for stage in self.record.stages() if self.only in (None, stage["node"]) if (error := self._send_stage(parent, stage))
         ]
         run = self.record.read()
-        if not self.only and run.get("ended") and not self._sent().get("complete"):
+        # A run that ended once may have been taken up again and ended anew.
+        if not self.only and run.get("ended") and self._sent().get("ended") != run["ended"]:
             self._end_parent(parent, run)
         if self.older:
-            self._send_older(self.older)
+            self._send_older(self.older())
             self.older = None
         if refused:
             raise refused[0]
@@ -96,9 +105,9 @@ class Forwarder:
             return error
         return None
 
-    def _send_older(self, state: Path) -> None:
+    def _send_older(self, runs: list[RunRecord]) -> None:
         """A run whose records MLflow does not take is told once and left; a server that is away ends the round."""
-        for earlier in unsent_runs(state, self.record.run):
+        for earlier in runs:
             tracked: bool | str = True
             try:
                 Forwarder(self.tracking, earlier).send()
@@ -111,28 +120,20 @@ class Forwarder:
 
     def start_parent(self) -> str:
         """The MLflow run of the whole run, made at the first success."""
-        run, sent = self.record.read(), self._sent()
-        if "run_id" not in sent:
-            tags = {"mugv.run": self.record.run, "mugv.recipe": run.get("recipe_digest", ""), **_git_tags(run)}
-            sent["run_id"] = self.tracking.start_run(f"{run.get('name', 'run')} {self.record.run}", run.get("started", time.time()), tags)
-            write_json(self._sent_file, sent)
-            if (self.record.folder / "recipe.json").is_file():
-                self.tracking.client.log_artifact(sent["run_id"], str(self.record.folder / "recipe.json"))
-        return str(sent["run_id"])
+        return parent_run(self.tracking, self.record, self.parent)
 
     def _end_parent(self, parent: str, run: dict[str, Any]) -> None:
-        status = "FINISHED" if run.get("status") == "finished" else "FAILED"
-        for page in self.record.folder.glob("report.html"):
-            self.tracking.client.log_artifact(parent, str(page))
-        self.tracking.client.set_terminated(parent, status, int(run["ended"] * 1000))
-        write_json(self._sent_file, {**self._sent(), "complete": True})
-
-    @property
-    def _sent_file(self) -> Path:
-        return self.record.folder / "tracking" / "run.json"
+        for name in ("report.html", "recipe.json"):
+            if (self.record.folder / name).is_file():
+                self.tracking.client.log_artifact(parent, str(self.record.folder / name))
+        self.tracking.client.set_terminated(parent, STATUS.get(run.get("status", ""), "FAILED"), int(run["ended"] * 1000))
+        self._remember(ended=run["ended"])
 
     def _sent(self) -> dict[str, Any]:
-        return sent_so_far(self._sent_file)
+        return sent_so_far(sent_file(self.record))
+
+    def _remember(self, **fields: Any) -> None:
+        write_json(sent_file(self.record), {**self._sent(), **fields})
 
 
 def unsent_runs(state: Path, but: str) -> list[RunRecord]:
@@ -143,8 +144,21 @@ def unsent_runs(state: Path, but: str) -> list[RunRecord]:
     return waiting[::-1]
 
 
+def left_runs(state: Path, but: str) -> list[RunRecord]:
+    """As unsent_runs, for a state that many runs share at once: those that have ended, and those that nobody ended."""
+    waiting = [r for r in all_runs(state) if r.run != but and r.read().get("tracked") is False]
+    stale = [r for r in waiting if not r.read().get("ended") and time.time() - _last_word(r) > STALE_SECONDS]
+    for run in stale:
+        mark_dead(run)
+    return [r for r in waiting if r.read().get("ended")][::-1]
+
+
+def _last_word(run: RunRecord) -> float:
+    return max(path.stat().st_mtime for path in (run.folder, *run.folder.glob("*.json"), *run.folder.glob("*/*.json")))
+
+
 def mark_dead(run: RunRecord) -> None:
-    """Give an end to the run and its stages whose processes are gone. Call with the state folder locked."""
+    """Give an end to the run and its stages whose processes are gone. Call when nobody works on it."""
     record = run.read()
     for stage in run.stages():
         if stage["status"] == "running":
@@ -165,8 +179,3 @@ def _of_the_records(error: Exception) -> bool:
 
 def _line(error: Exception) -> str:
     return redact(f"{type(error).__name__}: {error}".splitlines()[0])[:200]
-
-
-def _git_tags(run: dict[str, Any]) -> dict[str, str]:
-    git = run.get("git", {})
-    return {"mlflow.source.git.commit": git["commit"], "mugv.git.dirty": str(git["dirty"]).lower()} if git.get("commit") else {}

@@ -16,12 +16,25 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def git_state(root: Path = ROOT) -> dict[str, Any]:
-    """{"commit": id or "", "dirty": tracked files differ}. Outside of a repository, MUGV_GIT_COMMIT (set by image builds) counts."""
+    """{"commit": id or "", "dirty": tracked files differ}. In an image its revision counts (MUGV_GIT_COMMIT, set when it is built)."""
+    if commit := os.environ.get("MUGV_GIT_COMMIT"):
+        return {"commit": commit, "dirty": False}
     try:
         commit = _git(root, "rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.CalledProcessError):
-        return {"commit": os.environ.get("MUGV_GIT_COMMIT", ""), "dirty": False}
+        return {"commit": "", "dirty": False}
+
+
+def image_digest() -> str:
+    """Digest of the image that this process runs in, where a deployment says it (MUGV_IMAGE_DIGEST); "" elsewhere."""
+    return os.environ.get("MUGV_IMAGE_DIGEST", "")
+
+
+def code_tags(record: dict[str, Any]) -> dict[str, str]:
+    """Commit and image of a run's or a stage's record; the commit under the name by which MLflow's pages show it."""
+    git, image = record.get("git", {}), {"mugv.image": record["image"]} if record.get("image") else {}
+    return image | ({"mlflow.source.git.commit": git["commit"], "mugv.git.dirty": str(git["dirty"]).lower()} if git.get("commit") else {})
 
 
 def _git(root: Path, *arguments: str) -> str:
@@ -38,6 +51,8 @@ def lineage_tree(version: Version, lineage: dict[str, Any], aliases: list[str]) 
     run = top.add(f"run {lineage['run']}  [dim]MLflow {lineage['mlflow_run'] or '(none)'}[/dim]")
     git = lineage["git"]
     run.add(f"git commit {git['commit'] or 'unknown'}{' + uncommitted changes' if git['dirty'] else ''}")
+    if lineage.get("image"):
+        run.add(f"image {escape(lineage['image'])}")
     run.add(f"recipe {escape(lineage['recipe']['name'])}  [dim]sha256 {lineage['recipe']['digest']}[/dim]")
     nodes: dict[str, Any] = lineage["nodes"]
     _add(run, "register", nodes, lineage["data"], set())
@@ -76,4 +91,6 @@ def describe_data(data: dict[str, Any]) -> str:
     if data["videos"] is None:
         return "data: sample footage (made from the recipe)"
     revision = f", DVC revision {data['dvc_revision']}" if data["dvc_revision"] else ""
+    if dvc := data.get("dvc"):
+        revision += f", DVC {escape(dvc.get('path', ''))} md5 {dvc.get('md5', '')}"
     return f"data: {escape(data['videos'])}  [dim]sha256 {data['digest']}[/dim]{revision}"

@@ -6,7 +6,10 @@ made of a record is never a traceback: a damaged one is named by those who show 
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -24,6 +27,10 @@ ERROR_MARK = "mugv-error: "
 """Starts the line by which a stage's process says in one line why it stopped, when its record may not be writable."""
 
 
+_TIMED = re.compile(r"\d{8}-\d{6}-")
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
 def new_run_id() -> str:
     """Sortable by time, unique: `20261122-155544-3fa1`."""
     return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(2)
@@ -38,6 +45,7 @@ _TEXTS = ("run", "name", "status", "recipe_digest", "data_digest", "store", "tra
 _MAPPINGS: dict[str, type | tuple[type, ...]] = {
     "git": object,
     "keys": str,
+    "dvc": str,
     "kfp": (int, float),
     "timing": (int, float),
     "metrics": (int, float),
@@ -51,6 +59,27 @@ _MAPPINGS: dict[str, type | tuple[type, ...]] = {
 def write_json(path: Path, value: Any, lasting: bool = True) -> None:
     """Replace `path` in one step, on the disk unless `lasting` is False."""
     replace_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n", lasting)
+
+
+def write_once(path: Path, value: Any) -> bool:
+    """Write `path` unless it is there; False when another process, on whichever machine, was first. The file is always whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    write_json(beside, value)
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A volume without links: two that begin at the same moment may both be first.
+        if path.exists():
+            return False
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return True
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -101,6 +130,12 @@ class RunRecord:
 
     def update(self, **fields: Any) -> None:
         write_json(self.folder / "run.json", {**_or_nothing(self.folder / "run.json"), **fields})
+
+    def reopen(self) -> None:
+        """A run that had ended goes on."""
+        record = _or_nothing(self.folder / "run.json")
+        record.pop("ended", None)
+        write_json(self.folder / "run.json", {**record, "status": "running", "error": "", "tracked": False})
 
     def stage(self, node: str) -> dict[str, Any]:
         return read_json(self._stage_file(node))
@@ -161,9 +196,17 @@ def all_runs(state: Path) -> Iterator[RunRecord]:
 
 def run_folders(state: Path) -> Iterator[RunRecord]:
     """Everything that was a run, whatever became of its records, newest first."""
-    for folder in sorted((state / "runs").glob("*"), reverse=True):
-        if (folder / "run.json").exists():
-            yield RunRecord(folder)
+    folders = [folder for folder in (state / "runs").glob("*") if (folder / "run.json").exists()]
+    for folder in sorted(folders, key=_begun, reverse=True):
+        yield RunRecord(folder)
+
+
+def _begun(folder: Path) -> tuple[str, str]:
+    """When a run began, as its name begins; a cluster's run ids say nothing of time."""
+    if _TIMED.match(folder.name):
+        return folder.name[:15], folder.name
+    began = _or_nothing(folder / "run.json").get("started", 0.0)
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime(began)), folder.name
 
 
 def made_by(state: Path, key: str) -> dict[str, Any]:

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mugv.platform.datasets import stage_datasets
+from mugv.platform.lineage import code_tags
 from mugv.platform.records import DamagedRecordError, RunRecord, read_json, write_json
+from mugv.platform.system_metrics import system_file
 from mugv.platform.tracking import Tracking
 from mugv.redact import redact
 
@@ -18,7 +21,6 @@ PARAMETERS_A_CALL = 100
 ARTIFACT_SUFFIXES = {".html", ".png"}
 LARGEST_ARTIFACT = 20 << 20
 _STATUS = {"ran": "FINISHED", "resumed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
-DATASETS = ("clips", "latents", "footage")
 
 
 class StageSender:
@@ -34,11 +36,10 @@ class StageSender:
         self.sent: dict[str, Any] = {"lines": {}, **sent_so_far(self.file)}
 
     def send(self) -> None:
-        if self.sent.get("complete"):
+        if self._sent_whole():
             return
         if self.stage["status"] in ("hit", "not needed"):
-            self.tracking.client.set_tag(self.parent, f"mugv.stage.{self.node}", f"{self.stage['status']} {self.stage['key'][:12]}")
-            self._remember(complete=True)
+            self._send_hit()
             return
         run_id = self._run()
         for path, name in self._curve_files():
@@ -46,29 +47,38 @@ class StageSender:
         if self.stage["status"] != "running":
             self._end(run_id)
 
+    def _sent_whole(self) -> bool:
+        """A stage that was tried again after it had ended is not."""
+        return bool(self.sent.get("complete")) and self.sent.get("started", self.stage["started"]) == self.stage["started"]
+
+    def _send_hit(self) -> None:
+        """A tag of the parent; a run that an earlier try of the stage left open is ended: its output is what the hit found."""
+        self.tracking.client.set_tag(self.parent, f"mugv.stage.{self.node}", f"{self.stage['status']} {self.stage['key'][:12]}")
+        if "run_id" in self.sent and not self.sent.get("complete"):
+            self.tracking.client.set_terminated(self.sent["run_id"], "FINISHED")
+        self._remember(complete=True, started=self.stage["started"])
+
     def _run(self) -> str:
         if "run_id" not in self.sent:
             tags = {"mlflow.parentRunId": self.parent, "mugv.run": self.record.run, "mugv.stage": self.stage["stage"]}
-            tags["mugv.key"] = self.stage["key"]
-            self._remember(run_id=self.tracking.start_run(self.node, self.stage["started"], tags))
+            tags |= {"mugv.key": self.stage["key"], **code_tags({**self.record.read(), **self.stage})}
+            self._remember(run_id=self.tracking.start_run(self.node, self.stage["started"], tags), started=self.stage["started"])
+        run_id = str(self.sent["run_id"])
+        if self.sent.get("complete"):
+            self.tracking.client.update_run(run_id, status="RUNNING")
+            self._remember(complete=False, started=self.stage["started"])
         if not self.sent.get("described"):
-            self._describe(self.sent["run_id"])
+            self._describe(run_id)
             self._remember(described=True)
-        return str(self.sent["run_id"])
+        return run_id
 
     def _describe(self, run_id: str) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+        from mlflow.entities import Param
 
         parameters = [Param(name, redact(str(value))[:6000]) for name, value in self.stage.get("params", {}).items()]
         for start in range(0, len(parameters), PARAMETERS_A_CALL):
             self.tracking.client.log_batch(run_id, params=parameters[start : start + PARAMETERS_A_CALL])
-        inputs = []
-        for name, ref in self.stage.get("inputs", {}).items():
-            if name in DATASETS:
-                source = json.dumps({"uri": ref["uri"], "digest": ref["digest"], "key": ref["key"]})
-                # MLflow keeps at most 36 characters of a digest; the whole one is in the source.
-                dataset = Dataset(name, ref["digest"][:36], "mugv", source)
-                inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", self.stage["stage"])]))
+        inputs = stage_datasets(self.record.read(), self.stage)
         if inputs:
             self.tracking.client.log_inputs(run_id, datasets=inputs)
 
@@ -79,6 +89,8 @@ class StageSender:
         for path in sorted(folder.rglob("metrics.jsonl")):
             parts = [p for p in path.relative_to(folder).parent.parts if p != "train"]
             yield path, "".join(f"{p}/" for p in parts)
+        if (samples := system_file(self.record, self.node)).is_file():
+            yield samples, "system/"
 
     def _send_curve(self, run_id: str, path: Path, prefix: str) -> None:
         from mlflow.entities import Metric

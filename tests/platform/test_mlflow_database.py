@@ -13,7 +13,7 @@ import pytest
 from mugv.errors import UserError
 from mugv.platform import database
 from mugv.platform.database import Condition, ensure, examine, sqlite_uri
-from mugv.platform.forwarder import Forwarder
+from mugv.platform.forwarder import Forwarder, unsent_runs
 from mugv.platform.records import RunRecord, write_json
 from mugv.platform.tracking import Tracking
 
@@ -163,7 +163,7 @@ def test_runs_are_sent_again_to_a_new_database(path: Path) -> None:
     write_json(record.folder / "tracking" / "run.json", {"run_id": "of the lost database", "ended": True})
     path.write_bytes(b"no database" * 500)
     tracking = Tracking.of_state(path.parent)
-    Forwarder(tracking, a_run(path.parent, "r2"), older=path.parent).send()
+    Forwarder(tracking, a_run(path.parent, "r2"), older=lambda: unsent_runs(path.parent, "r2")).send()
     assert runs_of(tracking) == ["scan FINISHED", "scan FINISHED", "tiny r1 FINISHED", "tiny r2 FINISHED"]
     assert record.read()["tracked"] is True
 
@@ -183,7 +183,7 @@ def test_bad_records_of_earlier_runs_stop_nothing(path: Path, caplog: pytest.Log
     (torn.folder / "tracking").mkdir()
     (torn.folder / "tracking" / "run.json").write_text("{")
     tracking, last = Tracking.of_state(state), a_run(state, "r5")
-    with Forwarder(tracking, last, older=state) as forwarder:
+    with Forwarder(tracking, last, older=lambda: unsent_runs(state, last.run)) as forwarder:
         assert forwarder.close()
     names = runs_of(tracking)
     assert {"tiny r3 RUNNING", "tiny r4 FINISHED", "tiny r5 FINISHED"} <= set(names) or "tiny r3 FINISHED" in names
