@@ -23,6 +23,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python images/locks.py check
 	$(BIN)/python -m mugv.platform.component_docs --check
 	$(BIN)/python -m mugv.cli.reference_docs --check
 
@@ -46,5 +47,6 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $(STAMP)
 	@echo "set up: $$(du -sh $(VENV) | cut -f1) in $(VENV)"
 
+# requirements.lock from what is installed, and from it the lock of each image.
 lock:
-	$(BIN)/pip freeze --exclude-editable | grep -v ' @ ' > requirements.lock
+	$(BIN)/python images/locks.py freeze

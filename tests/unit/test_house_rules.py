@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("mugv", "components", "pipelines", "benchmarks", "tests")
+FOLDERS = ("mugv", "components", "pipelines", "benchmarks", "images", "tests")
 FILES = [f for folder in FOLDERS for f in sorted((ROOT / folder).rglob("*.py")) if "__pycache__" not in f.parts]
 
 
