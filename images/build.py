@@ -6,7 +6,7 @@ BASE            base image; default python:3.11-slim-bookworm
 TAG             tag of mugv/data-python and mugv/train-python; default the commit, with `-dirty` where files differ from it
 TORCH, EXTRAS   build arguments of images/Containerfile, for CUDA
 
-On a bootstrapped base the packages are downloaded by this machine's pip, with its own settings and certificates, and reach the build as files.
+On a bootstrapped base this machine's pip, with its own settings and certificates, downloads the packages; they reach the build as files.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BASE = "python:3.11-slim-bookworm"
 BOOTSTRAPPED = "mugv/base:bookworm"
 WHEELS = ROOT / "build" / "wheels"
+PACKAGES = "python3,python3-venv,ca-certificates"
 DEBIAN = "http://deb.debian.org/debian"
 UNREAD = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "var/log")
 """Folders of a bootstrapped base that no container reads."""
@@ -33,7 +34,7 @@ UNREAD = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man"
 
 def run(*command: str, **options: object) -> None:
     """Raises SystemExit with the command when it fails."""
-    if (code := subprocess.run(command, cwd=ROOT, **options).returncode):  # type: ignore[call-overload]
+    if code := subprocess.run(command, cwd=ROOT, **options).returncode:  # type: ignore[call-overload]
         raise SystemExit(f"{' '.join(command[:6])} ...: exit code {code}")
 
 
@@ -61,7 +62,15 @@ def bootstrap() -> None:
     needed("debootstrap", "debootstrap")
     with tempfile.TemporaryDirectory(prefix="mugv-base-") as folder:
         root = Path(folder) / "root"
-        run("debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm", str(root), DEBIAN)
+        run(
+            "debootstrap",
+            "--variant=minbase",
+            "--include=python3,python3-venv,ca-certificates",
+            "bookworm",
+            str(root),
+            DEBIAN,
+            stdout=subprocess.DEVNULL,
+        )
         for unread in UNREAD:
             shutil.rmtree(root / unread)
             (root / unread).mkdir()

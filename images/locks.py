@@ -1,8 +1,8 @@
 """The lock of each image, taken from requirements.lock: what an image's packages need, and nothing of the tools beside them.
 
-    python images/locks.py            writes images/data.lock and images/train.lock (`make lock` does both steps)
-    python images/locks.py freeze     writes requirements.lock from the installed packages first
-    python images/locks.py check      says which lock is stale; exit code 1 when one is
+python images/locks.py            writes images/data.lock and images/train.lock (`make lock` does both steps)
+python images/locks.py freeze     writes requirements.lock from the installed packages first
+python images/locks.py check      says which lock is stale; exit code 1 when one is
 """
 
 from __future__ import annotations
