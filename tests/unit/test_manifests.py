@@ -170,10 +170,6 @@ def test_an_image_runs_our_locked_packages_as_an_ordinary_user() -> None:
     text = "\n".join(lines)
     froms = [line for line in lines if line.startswith("FROM")]
     assert froms == ["FROM ${BUILD_BASE} AS packages", "FROM packages AS code", "FROM ${BASE}"]
-        "FROM ${BUILD_BASE} AS packages",
-        "FROM packages AS code",
-        "FROM ${BASE}",
-    ]
     assert re.search(r"^ARG BASE=python:3\.11", text, re.MULTILINE)
     assert "install --no-deps --no-build-isolation" in text
     assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]
