@@ -70,9 +70,9 @@ def base_folder(location: str | Path) -> Path | None:
 def known_here(location: str) -> bool:
     """Whether the sources can be listed from this machine: paths of a cluster's volume, or S3 without keys, cannot."""
     if location.startswith(S3):
-        from mugv.store.s3_client import keys
+        from mugv.store.s3_credentials import source
 
-        return keys() is not None
+        return bool(source())
     return _path(location).exists()
 
 

@@ -93,6 +93,10 @@ def _digest(path: str, value: str | list[str] | None, memory: DigestMemory) -> s
         return _sha([_digest(path, item, memory) for item in value])
     if known := carried_digest(value):
         return known
+    if value.startswith("s3://"):
+        from mugv.store.remote import remote_digest
+
+        return remote_digest(value)
     place = Path(value)
     if path in NAMES and not place.exists():
         return _sha(["name", value])

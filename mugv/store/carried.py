@@ -18,7 +18,7 @@ from mugv.digests import content_digest
 from mugv.errors import StoreError, UserError
 from mugv.store.base import Store
 from mugv.store.disk import explained
-from mugv.store.uri import file_path
+from mugv.store.uri import file_path, scheme_of
 
 LARGEST = 256 << 20
 """Bytes of one file or folder that is carried along; more belongs into a bucket."""
@@ -52,13 +52,14 @@ def carried_digest(value: str) -> str:
 
 
 def local_path(value: str, store: Store | None = None) -> Path:
-    """Where a recipe's file or folder lies on this machine: a plain path as it is, a carried one in the state's cache.
+    """Where a recipe's file or folder lies on this machine: a plain path as it is, anything else in the state's cache.
 
-    Its content is compared with the digest in the URI each time. `store`: an open one, where the caller has it. Raises StoreError.
+    What was carried is compared with the digest in its URI each time. `store`: an open one, where the caller has it. Raises StoreError
+    when it cannot be had or is not what was carried, UserError for a URI that names nothing.
     """
     found = _URI.fullmatch(value)
     if found is None:
-        return file_path(value)
+        return _uncarried(value)
     store = store if store and store.uri == found["root"] else _open(found["root"])
     ref = store.find(f"carried/{found['digest']}")
     if ref is None:
@@ -67,6 +68,17 @@ def local_path(value: str, store: Store | None = None) -> Path:
     if not path.exists() or content_digest(path) != found["digest"]:
         raise StoreError(f"{value}: is not what was carried; remove {found['root']}/carried/{found['digest']} and submit again")
     return path
+
+
+def _uncarried(value: str) -> Path:
+    scheme = scheme_of(value)
+    if scheme in ("", "file"):
+        return file_path(value)
+    if scheme == "s3":
+        from mugv.store.remote import fetch_remote
+
+        return fetch_remote(value)
+    raise UserError(f"{value}: scheme {scheme!r} is not known; use a path, file:// or s3://bucket/key")
 
 
 def _open(root: str) -> Store:

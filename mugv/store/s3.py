@@ -126,12 +126,14 @@ class S3Store:
         )
 
     def list(self, prefix: str = "") -> list[str]:
+        return sorted(self.list_facts(prefix))
+
+    def list_facts(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        """Object name -> bytes and etag."""
         start = self._name(prefix)
         cut = len(self.base) + 1 if self.base else 0
-        return sorted(
-            str(o.object_name)[cut:]
-            for o in self._try("list", lambda: list(self.client.list_objects(bucket_name=self.bucket, prefix=start, recursive=True)))
-        )
+        objects = self._try("list", lambda: [*self.client.list_objects(bucket_name=self.bucket, prefix=start, recursive=True)])
+        return {str(o.object_name)[cut:]: (int(o.size or 0), (o.etag or "").strip('"')) for o in objects}
 
     def put_file(self, path: Path, name: str) -> None:
         with explained(path):

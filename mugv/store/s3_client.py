@@ -1,7 +1,7 @@
 """The way to an S3 server: a client from the environment, retries with growing pauses, and which answers are final.
 
-Settings: MUGV_S3_ENDPOINT (or MINIO_ENDPOINT, AWS_ENDPOINT_URL), MUGV_S3_ACCESS_KEY and MUGV_S3_SECRET_KEY (or the AWS_* pair, with
-AWS_SESSION_TOKEN where the keys are for a time).
+Settings: MUGV_S3_ENDPOINT (or MINIO_ENDPOINT, AWS_ENDPOINT_URL), AWS_REGION, keys as in mugv.store.s3_credentials, certificates as in
+mugv.store.s3_tls.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from minio import Minio
 from minio.error import InvalidResponseError, S3Error, ServerError
 
 from mugv.errors import StoreError, UserError
+from mugv.store.s3_credentials import provider
+from mugv.store.s3_tls import refused_certificate, tls_context
 
 T = TypeVar("T")
 ATTEMPTS = 6
@@ -44,34 +46,19 @@ class OddAnswerError(Exception):
         self.hint = hint
 
 
-def keys() -> tuple[str, str, str | None] | None:
-    """Access key, secret key and session token that the environment gives; a token belongs to AWS's own pair."""
-    env = os.environ
-    access, secret = env.get("MUGV_S3_ACCESS_KEY"), env.get("MUGV_S3_SECRET_KEY")
-    token = None if access else env.get("AWS_SESSION_TOKEN")
-    access, secret = access or env.get("AWS_ACCESS_KEY_ID"), secret or env.get("AWS_SECRET_ACCESS_KEY")
-    return (access, secret, token) if access and secret else None
-
-
 def connect(label: str) -> Minio:
     """A client of the server that the environment names. `label` says in errors what it is for. Raises UserError without keys."""
-    env = os.environ
     server, secure = endpoint(label)
-    found = keys()
-    if found is None:
-        raise UserError(f"{label}: no keys; set MUGV_S3_ACCESS_KEY and MUGV_S3_SECRET_KEY, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     timeout = urllib3.Timeout(connect=10, read=300)
     # Retries are ours: the client's own would multiply with them and cannot be told what is final.
-    pool = urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(0), maxsize=THREADS)
-    return Minio(
-        endpoint=server,
-        access_key=found[0],
-        secret_key=found[1],
-        session_token=found[2],
-        secure=secure,
-        region=env.get("AWS_REGION", "us-east-1"),
-        http_client=pool,
-    )
+    context = tls_context(label) if secure else None
+    pool = urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(0), maxsize=THREADS, ssl_context=context)
+    return Minio(endpoint=server, credentials=provider(label), secure=secure, region=region(), http_client=pool)
+
+
+def region() -> str:
+    """What requests are signed for; servers other than AWS take any."""
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
 
 
 ENDPOINTS = ("MUGV_S3_ENDPOINT", "MINIO_ENDPOINT", "AWS_ENDPOINT_URL")
@@ -115,6 +102,8 @@ def retried(label: str, what: str, action: Callable[[], T]) -> T:
 
 def _give_up_if_final(label: str, what: str, error: Exception) -> None:
     status = _status(error)
+    if untrusted := refused_certificate(error):
+        raise StoreError(f"{label}: {what} refused: {untrusted}") from error
     if status == 404:
         raise MissingObjectError(f"{label}: {what}: no such object or bucket") from error
     if status in _FINAL:

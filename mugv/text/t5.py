@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mugv.errors import UserError
-from mugv.store.carried import carried_digest, local_path
+from mugv.store.carried import local_path
 
 BATCH = 8
 
@@ -75,7 +75,7 @@ def _load(path: str, dtype: Any) -> tuple[Any, Any]:
         from transformers import AutoTokenizer, T5EncoderModel
     except ImportError:
         raise UserError("text.kind: t5 needs the package transformers; install it or use text.kind=hashed") from None
-    path = str(local_path(path)) if carried_digest(path) else path
+    path = str(local_path(path)) if "://" in path else path
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False), T5EncoderModel.from_pretrained(path, dtype=dtype)
     except (OSError, ValueError) as error:

@@ -31,11 +31,15 @@ class Server:
     root: Path
     port: int
     keys: tuple[str, ...] = KEYS
+    tls: tuple[Path, Path] | None = None
+    """Certificate and key, PEM."""
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         program = Path(sys.executable).with_name("rclone")
         command = [str(program), "serve", "s3", "--addr", f"127.0.0.1:{self.port}", "--auth-key", ",".join(self.keys), str(self.root)]
+        if self.tls:
+            command += ["--cert", str(self.tls[0]), "--key", str(self.tls[1])]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(200):
             with socket.socket() as probe:

@@ -242,6 +242,8 @@ def test_wrong_and_missing_keys_are_told_at_once(
     with pytest.raises(StoreError, match=r"refused .*; check the bucket, the keys and the endpoint"):
         scan.run(context(tmp_path, "scan", recipe_for(tmp_path, f"data.videos={path}", require_caption=False)))
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(UserError, match=r"^data\.videos s3://bucket/team/raw: no keys; set MUGV_S3_ACCESS_KEY and MUGV_S3_SECRET_KEY"):
         read_sources(RAW)
 

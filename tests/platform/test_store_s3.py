@@ -89,6 +89,7 @@ def test_wrong_secret_is_refused_at_once_by_name(server: Server, tmp_path: Path,
 def test_missing_keys_name_the_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MUGV_S3_ACCESS_KEY", "MUGV_S3_SECRET_KEY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(UserError, match="no keys; set MUGV_S3_ACCESS_KEY and MUGV_S3_SECRET_KEY"):
         open_store("s3://bucket/x", tmp_path)
 

@@ -14,7 +14,7 @@ from typing import Any
 from mugv.curation.captions.model import Answer, NoAnswerError, Question
 from mugv.errors import UserError
 from mugv.recipe.curation import Captioning
-from mugv.store.carried import carried_digest, local_path
+from mugv.store.carried import local_path
 
 BATCH = 8
 
@@ -117,7 +117,7 @@ def _load(path: str, dtype: Any) -> tuple[Any, Any]:
         from transformers import AutoModelForImageTextToText, AutoProcessor
     except ImportError:
         raise UserError("curation.caption.kind: transformers needs the package transformers; install it or use kind endpoint") from None
-    path = str(local_path(path)) if carried_digest(path) else path
+    path = str(local_path(path)) if "://" in path else path
     try:
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
         model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, trust_remote_code=False)
