@@ -6,6 +6,7 @@ mugv.stages.graph  --nodes-->  add_tasks  --tasks-->  kfp.local on a laptop | IR
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,12 +72,13 @@ def load_component(folder: str) -> Any:
     return getattr(importlib.import_module(f"components.{folder}.component"), folder)
 
 
-def add_tasks(nodes: list[Node], given: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def add_tasks(nodes: list[Node], given: dict[str, Any], settings: Settings, made: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Add a task per node to the pipeline being built; returns node name -> its output artifact.
 
-    `given`: the pipeline parameters that every task gets, `recipe` and `roots` as JSON. The nodes of all shards become one `ParallelFor`.
+    `given`: the pipeline parameters that every task gets, `recipe` and `roots` as JSON. `made`: outputs of nodes that
+    are there already. The nodes of all shards become one `ParallelFor`.
     """
-    outputs: dict[str, Any] = {}
+    outputs = dict(made or {})
     for node in nodes:
         if node.stage in SHARDED:
             if node.name == "curate_shard-0":

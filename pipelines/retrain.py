@@ -1,4 +1,5 @@
-"""Scheduled retraining: resolve the data first, stop when nothing changed since the champion, else run the whole chain."""
+"""Scheduled retraining: resolve the data, stop when nothing changed since the champion, curate, compare the clips with the champion's,
+and train where the recipe lets it, else end in red with the comparison's line."""
 
 from typing import Any
 
@@ -7,8 +8,9 @@ from kfp import dsl
 from mugv.recipe import Recipe, recipe_to_json
 from mugv.stages.graph import build_graph
 from pipelines.common import Settings, add_tasks, cluster_name, load_component, place
+from pipelines.data import STAGES
 
-CHANGED = "changed"
+CHANGED, GO_ON = "changed", "go on"
 RESOLVED_VIDEOS = "resolved"
 
 
@@ -19,19 +21,30 @@ def build_pipeline(recipe: Recipe, repository: str = "", path: str = "videos", r
     depend on the data of the day, so the store alone decides what is found and what runs.
     """
     settings = Settings(_planned(recipe, repository), retries=retries)
+    nodes = build_graph(settings.recipe)
     defaults = (recipe_to_json(recipe), repository, path if repository else "", revision)
 
     @dsl.pipeline(name=cluster_name("mugv-retrain", recipe), description="Train again when data or code changed.")
     def retrain(recipe: str = defaults[0], repository: str = defaults[1], path: str = defaults[2], revision: str = defaults[3]) -> None:
-        resolved = load_component("resolve_data")(recipe=recipe, repository=repository, path=path, revision=revision)
-        resources = settings.recipe.resources
-        place(resolved, resources.data, resources.image_data, settings.retries)
-        resolved.set_display_name("resolve-data").set_caching_options(False)
+        resolved = _own_task("resolve_data", settings, recipe=recipe, repository=repository, path=path, revision=revision)
         with dsl.If(resolved.outputs["Output"] == CHANGED, name="changed"):
             given = {"recipe": resolved.outputs["resolved_recipe"], "roots": resolved.outputs["roots"]}
-            add_tasks(build_graph(settings.recipe), given, settings)
+            made = add_tasks([node for node in nodes if node.stage in STAGES], given, settings)
+            compared = _own_task("compare_data", settings, recipe=given["recipe"], clips=made["curate"])
+            with dsl.If(compared.outputs["Output"] == GO_ON, name="go-on"):
+                add_tasks([node for node in nodes if node.stage not in STAGES], given, settings, made)
+            with dsl.Else(name="held"):
+                _own_task("hold", settings, comparison=compared.outputs["comparison"])
 
     return retrain
+
+
+def _own_task(component: str, settings: Settings, **arguments: Any) -> Any:
+    """A task of this pipeline that is no node of the graph; its result depends on the day, so KFP caches nothing."""
+    task = load_component(component)(**arguments)
+    resources = settings.recipe.resources
+    place(task, resources.data, resources.image_data, settings.retries)
+    return task.set_display_name(component.replace("_", "-")).set_caching_options(False)
 
 
 def _planned(recipe: Recipe, repository: str) -> Recipe:

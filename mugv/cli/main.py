@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mugv import __version__
-from mugv.cli import cluster, convert, curate, generate, inspect, models, plan, run, stage
+from mugv.cli import cluster, convert, curate, drift, generate, inspect, models, plan, run, stage
 from mugv.cli.common import one_line_errors, with_talk
 from mugv.cli.group import CommandGroup
 
@@ -44,6 +44,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "lineage": models.lineage,
     "promote": models.promote,
     "rollback": models.rollback,
+    "drift": drift.drift,
+    "confirm": drift.confirm,
     "ui": inspect.ui,
     "compile": cluster.compile_,
     "submit": cluster.submit,

@@ -5,6 +5,7 @@ Not a node of the graph: it decides whether the graph runs at all. `decide` is c
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +16,11 @@ from mugv.platform.records import ERROR_MARK, write_json
 from mugv.recipe import Recipe, recipe_from_json, recipe_to_json
 from mugv.stages.execute import RunEnvironment
 from mugv.stages.graph import Keys
-from mugv.stages.roots import Roots
+from mugv.stages.roots import MEMORY, Roots
+from mugv.stages.scan import sources_now
 
 if TYPE_CHECKING:
+    from mugv.curation.drift.compare import Sources
     from mugv.platform.registry import Version
 
 CHANGED, UNCHANGED = "changed", "unchanged"
@@ -34,6 +37,8 @@ class Decision:
     key: str
     """Cache key of `evaluate`: equal to the champion's when neither data nor code nor recipe can have changed the result."""
     data: DataVersion | None
+    sources: Sources | None = None
+    """Files that were added and removed since the champion's scan; None where that is not known."""
 
 
 def decide(recipe_json: str, repository: str, path: str, revision: str) -> Decision:
@@ -52,8 +57,11 @@ def decide(recipe_json: str, repository: str, path: str, revision: str) -> Decis
     roots = Roots.of(recipe, environment.state)
     key = Keys(recipe, roots)["evaluate"]
     model = recipe.register_.model
-    decision, reason = _compare(_present_champion(model, environment), model, roots.data, key)
-    return Decision(decision, reason, recipe, roots, key, version)
+    champion = _present_champion(model, environment)
+    decision, reason = _compare(champion, model, roots.data, key)
+    sources = _sources(champion, recipe, roots.data, environment) if champion and decision == CHANGED else None
+    reason += f"; {sources.line}" if sources else ""
+    return Decision(decision, reason, recipe, roots, key, version, sources)
 
 
 def write(decision: Decision, path: Path) -> None:
@@ -64,6 +72,7 @@ def write(decision: Decision, path: Path) -> None:
         "data_digest": decision.roots.data,
         "key": decision.key,
         "data": asdict(decision.data) if decision.data else None,
+        "sources": asdict(decision.sources) if decision.sources else None,
     }
     write_json(path, content)
 
@@ -83,6 +92,25 @@ def _compare(champion: Version | None, model: str, digest: str, key: str) -> tup
     if champion.tags.get("mugv.data") != (digest or "sample footage"):
         return CHANGED, f"the data changed {since}"
     return CHANGED, f"the code or the recipe changed {since}"
+
+
+def _sources(champion: Version, recipe: Recipe, digest: str, environment: RunEnvironment) -> Sources | None:
+    """The files of now against those of the champion's scan, where the store still has it."""
+    from mugv.curation.drift.compare import compare_sources
+    from mugv.curation.sources import TABLE, read_sources_table
+    from mugv.platform.champion_data import fetch_table
+
+    if recipe.data.videos is None or champion.tags.get("mugv.data") == digest:
+        return None
+    with tempfile.TemporaryDirectory(dir=environment.state, prefix="compare-") as folder:
+        table = fetch_table(environment.open_store(), "scan", champion.keys.get("scan", ""), (TABLE,), Path(folder))
+        if table is None:
+            return None
+        before = {source.name: source for source in read_sources_table(table)}
+    now = {source.name: source for source in sources_now(recipe, environment.state / MEMORY)}
+    same = [name for name in now if name in before and now[name].digest == before[name].digest]
+    recaptioned = sum(now[name].captions != before[name].captions for name in same)
+    return compare_sources({n: s.digest for n, s in before.items()}, {n: s.digest for n, s in now.items()}, recaptioned)
 
 
 def _present_champion(model: str, environment: RunEnvironment) -> Version | None:

@@ -19,7 +19,7 @@ from mugv.stages.base import StageContext
 def run(ctx: StageContext) -> dict[str, float]:
     """Writes sources.parquet; returns the number of sources, of their known bytes and of captions."""
     footage = ctx.inputs.get("footage")
-    sources = read_sources(footage) if footage else _read(ctx.recipe)
+    sources = read_sources(footage) if footage else sources_now(ctx.recipe)
     check_buckets(source.uri for source in sources)
     sources = assign_shards(sources, ctx.recipe.data.shards)
     write_sources(ctx.out / TABLE, sources)
@@ -34,10 +34,11 @@ def data_digest(recipe: Recipe, state: Path | None = None) -> str:
     """
     if recipe.data.videos is None:
         return ""
-    return digest_of(_read(recipe, state / "digests.json" if state else None))
+    return digest_of(sources_now(recipe, state / "digests.json" if state else None))
 
 
-def _read(recipe: Recipe, cache: Path | None = None) -> list[SourceFile]:
+def sources_now(recipe: Recipe, cache: Path | None = None) -> list[SourceFile]:
+    """What data.videos holds, which must be set. `cache`: file that remembers digests. Raises UserError."""
     assert recipe.data.videos is not None
     sources = read_sources(recipe.data.videos, recipe.data.captions, cache)
     _check_captions(sources, recipe)

@@ -181,6 +181,10 @@ def test_retraining_trains_only_behind_the_decision(tmp_path: Path) -> None:
     assert "changed" in condition
     assert "resolve-data-Output" in condition, "kfp.local cannot evaluate a condition on a named output"
     assert {"register", "pretrain-1", "align-1"} <= set(tasks(ir))
+    changed = ir["components"]["comp-condition-1"]["dag"]["tasks"]
+    assert "register" not in changed, "nothing is trained before the clips were compared with the champion's"
+    gates = [task["triggerPolicy"]["condition"] for task in changed.values() if task.get("triggerPolicy", {}).get("condition")]
+    assert len(gates) == 1 or all("compare-data-Output" in gate for gate in gates)
     for task in tasks(ir).values():
         assert not task.get("cachingOptions", {}).get("cacheKey"), "a key fixed today would hide tomorrow's data"
 
