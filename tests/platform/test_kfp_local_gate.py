@@ -32,7 +32,7 @@ def recipe(folder: Path, videos: Path, **drift: object) -> Recipe:
 def footage(folder: Path) -> Path:
     """Sample footage, a shot a file, as somebody's own videos."""
     videos = folder / "videos"
-    run_by_hand("footage", micro(folder, sample={"shots": 36, "shots_per_file": 1, "size": 96}), {}, videos)
+    run_by_hand("footage", micro(folder, sample={"shots": 24, "shots_per_file": 1, "size": 96}), {}, videos)
     return videos
 
 
