@@ -41,6 +41,10 @@ STATE_PATH = "/mugv"
 STORE_SECRETS = ("MUGV_S3_ACCESS_KEY", "MUGV_S3_SECRET_KEY")
 STORE_SETTINGS = ("MUGV_STORE", "MUGV_S3_ENDPOINT", "MUGV_STATE")
 TRACKING_SETTINGS = ("MLFLOW_TRACKING_URI",)
+TRACKING_SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+"""Of a server that asks who is there; the secret may be absent."""
+WRITABLE = {"tmp": "/tmp", "home": "/home/mugv"}
+"""Volumes of each pod's own, by name: with the state volume, all that a task writes to. The images point TMPDIR, HOME and caches there."""
 CAPTIONS = "mugv-captions"
 """Secret with the key of a captioning endpoint, under the name of the recipe's curation.caption.key_variable."""
 VIDEOS = "mugv-videos"
@@ -137,7 +141,7 @@ def _place(task: dsl.PipelineTask, node: Node, settings: Settings) -> None:
     if settings.goal:
         task.set_env_variable("MUGV_GOAL", settings.goal)
     videos = settings.recipe.data.videos or ""
-    if node.pool == "data" and videos.startswith("/"):
+    if (node.pool == "data" or node.stage in SHARDED) and videos.startswith("/"):
         # A list lies in the volume that its paths start from.
         kubernetes.mount_pvc(task, pvc_name=VIDEOS, mount_path=videos.rpartition("/")[0] if videos.endswith(".parquet") else videos)
 
@@ -158,6 +162,7 @@ def place(task: dsl.PipelineTask, pool: Pool, image: str, retries: int = 0) -> N
     if retries:
         task.set_retry(retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="900s")
     _environment(task)
+    _confine(task)
 
 
 def _tolerate(task: dsl.PipelineTask, toleration: Toleration) -> None:
@@ -168,9 +173,17 @@ def _environment(task: dsl.PipelineTask) -> None:
     kubernetes.use_secret_as_env(task, STORE, {name: name for name in STORE_SECRETS})
     kubernetes.use_config_map_as_env(task, STORE, {name: name for name in STORE_SETTINGS})
     kubernetes.use_config_map_as_env(task, TRACKING, {name: name for name in TRACKING_SETTINGS})
+    kubernetes.use_secret_as_env(task, TRACKING, {name: name for name in TRACKING_SECRETS}, optional=True)
     # A task that is started again goes on from its own checkpoints, which lie on this volume.
     kubernetes.mount_pvc(task, pvc_name=STATE, mount_path=STATE_PATH)
     kubernetes.use_field_path_as_env(task, "MUGV_RUN", RUN_LABEL)
+
+
+def _confine(task: dsl.PipelineTask) -> None:
+    """No root, and places to write to where the root file system is read-only; the user is the image's."""
+    kubernetes.set_security_context(task, run_as_non_root=True)
+    for name, path in WRITABLE.items():
+        kubernetes.empty_dir_mount(task, volume_name=name, mount_path=path)
 
 
 def cluster_name(prefix: str, recipe: Recipe) -> str:

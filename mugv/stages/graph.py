@@ -109,8 +109,10 @@ def _data_nodes(recipe: Recipe) -> list[Node]:
 
 def _shard_node(recipe: Recipe, i: int, inputs: dict[str, str]) -> Node:
     parts = (*SHARD_PARTS, "curation.caption.kind") if recipe.curation.caption.kind == "sidecar" else SHARD_PARTS
+    # Scores that a network gives need torch, which the data image does not have.
+    pool: Pool = "train" if recipe.curation.aesthetic.clip or recipe.curation.motion.method == "raft" else "data"
     name, placement = f"curate_shard-{i}", ("data.shards",)
-    return _node("curate_shard", inputs, parts, "data", name=name, index=i, placement=placement, files=SHARD_FILES)
+    return _node("curate_shard", inputs, parts, pool, name=name, index=i, placement=placement, files=SHARD_FILES)
 
 
 def _caption_node(recipe: Recipe, i: int) -> Node:

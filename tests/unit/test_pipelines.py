@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,8 @@ def test_a_task_without_the_store_s_address_or_its_checkpoints_is_never_made(tmp
     ir, platform = compiled(recipe, tmp_path)
     assert set(platform) == set(ir["deploymentSpec"]["executors"])
     for name, executor in platform.items():
-        assert {s["secretName"] for s in executor["secretAsEnv"]} == {"mugv-store"}, name
+        secrets = {s["secretName"]: s.get("optional", False) for s in executor["secretAsEnv"]}
+        assert secrets == {"mugv-store": False, "mugv-mlflow": True}, name
         assert {c["configMapName"] for c in executor["configMapAsEnv"]} == {"mugv-store", "mugv-mlflow"}
         mounts = {m["mountPath"]: m["constant"] for m in executor["pvcMount"]}
         assert mounts["/mugv"] == "mugv-state"
@@ -150,6 +152,27 @@ def test_a_task_without_the_store_s_address_or_its_checkpoints_is_never_made(tmp
         container = ir["deploymentSpec"]["executors"][name]["container"]
         assert not container.get("env"), "a plain variable would also move the state of a local run to the cluster's path"
     assert platform[executor_of(ir, tasks(ir)["scan"])]["pvcMount"][-1]["mountPath"] == "/clips"
+
+
+def test_a_task_writes_only_to_volumes_and_is_never_root(tmp_path: Path) -> None:
+    """The same paths as in the images: a root file system that is read-only stops no task."""
+    recipe_of_image = (Path(__file__).resolve().parents[2] / "images" / "Containerfile").read_text()
+    _, platform = compiled(full_recipe(resources={"train": POOL}), tmp_path)
+    for name, executor in platform.items():
+        assert executor["securityContext"] == {"runAsNonRoot": True}, name
+        mounts = {m["volumeName"]: m["mountPath"] for m in executor["emptyDirMounts"]}
+        assert {k: v for k, v in mounts.items() if k != "shm"} == {"tmp": "/tmp", "home": "/home/mugv"}
+    assert "HOME=/home/mugv TMPDIR=/tmp " in recipe_of_image
+    assert re.findall(r"=/tmp/cache\S*", recipe_of_image), "caches of libraries"
+
+
+def test_scores_that_a_network_gives_run_in_the_image_that_has_torch(tmp_path: Path) -> None:
+    resources = {"train": POOL, "image_train": "r/train-python:abc"}
+    for part in ({"aesthetic": {"clip": "/models/clip"}}, {"motion": {"method": "raft", "weights": "/models/raft.pth"}}):
+        ir, platform = compiled(full_recipe(curation=part, data={"videos": "/clips"}, resources=resources), tmp_path, kind="data")
+        name = executor_of(ir, tasks(ir)["curate_shard"])
+        assert ir["deploymentSpec"]["executors"][name]["container"]["image"] == "r/train-python:abc"
+        assert platform[name]["pvcMount"][-1]["mountPath"] == "/clips", "it reads the videos there too"
 
 
 def test_the_recipe_travels_whole_as_a_parameter(tmp_path: Path) -> None:
