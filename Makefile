@@ -9,7 +9,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check --progress-bar off
 # pip's own lines are one a package; these say that it goes on.
 TOLD := awk '/^Collecting/ && ++n % 40 == 0 {print "  " n " packages found"} /^Installing/ {print "  unpacking"} {fflush()}'
 
-.PHONY: run test check gpu-kit setup lock images test-images
+.PHONY: run test check gpu-kit setup lock images test-images test-pods
 
 run: setup
 	$(BIN)/mugv run
@@ -17,6 +17,10 @@ run: setup
 # Whole files go to two processes of one thread each; tests/conftest.py puts the longest files first.
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
+
+# Compiled pipelines one pod at a time, with everything that can break: needs root (namespaces). Ten minutes.
+test-pods: setup
+	$(BIN)/python -m pytest tests/pods -x --durations 10
 
 check: setup
 	$(BIN)/ruff check .

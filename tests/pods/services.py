@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
-from s3_server import KEYS, Server, free_port  # noqa: E402
+from s3_server import KEYS, Server, free_port
 
 BUCKET = "mugv"
 BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
@@ -90,7 +90,7 @@ def wire(target: int, faults: Faults) -> int:
                 self.wfile.flush()
                 self.connection.shutdown(socket.SHUT_RDWR)
 
-        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = pass_on  # noqa: N815
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = pass_on
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -130,9 +130,7 @@ class Mlflow:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         command += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--artifacts-destination", str(self.folder / "artifacts")]
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=self.folder, env=_environment(), start_new_session=True
-            )
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, env=_environment(), start_new_session=True)
         for _ in range(600):
             with suppress(OSError):
                 connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
