@@ -129,7 +129,7 @@ def test_records_are_on_the_disk_before_they_have_their_name(state: Path, monkey
 
 def test_run_that_is_not_there_names_those_that_are(state: Path) -> None:
     (state / "runs" / "b" / "run.json").write_text("")
-    with pytest.raises(UserError, match=r"no run of that name in .*; known: c, b, a"):
+    with pytest.raises(UserError, match=r"no run of that name in .*; known: c, a, b"):
         find_run(state, "x")
     assert [r.run for r in all_runs(state)] == ["c", "a"]
     assert json.loads((state / "runs" / "a" / "run.json").read_text())["tracked"] is False
