@@ -121,7 +121,8 @@ def chain(given: Path, state: Path, log: Path) -> Path:
 
     Each source whose decoding begins is a line of `log`.
     """
-    from mugv.stages.execute import RunEnvironment, run_node
+    from mugv.stages.environment import RunEnvironment
+    from mugv.stages.execute import run_node
     from mugv.stages.graph import build_graph
     from mugv.stages.roots import Roots
     from mugv.store import Ref

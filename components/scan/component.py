@@ -1,17 +1,24 @@
 """KFP component of the stage `scan`: declares its inputs and outputs; the work is in mugv/stages/scan.py."""
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Output
+from kfp.dsl import Dataset, Input, Metrics, Output
 
 
 @dsl.component(base_image="mugv/data-python:dev", install_kfp_package=False)
-def scan(recipe: str, sources: Output[Dataset], footage: Input[Dataset] | None = None, roots: str = "") -> list[int]:
+def scan(
+    recipe: str,
+    sources: Output[Dataset],
+    metrics: Output[Metrics],
+    footage: Input[Dataset] | None = None,
+    roots: str = "",
+) -> list[int]:
     """List the video sources and give each a curation shard.
 
     Args:
         recipe: The resolved recipe as JSON.
         sources: `sources.parquet`: every source with its digest, shard, captions and licence.
         footage: Sample footage; none when the recipe names videos.
+        metrics: What the stage measured.
         roots: What the cache keys start from (JSON); empty: that of the inputs, or found here.
 
     Returns:
@@ -21,5 +28,6 @@ def scan(recipe: str, sources: Output[Dataset], footage: Input[Dataset] | None =
     from mugv.stages.execute import component_main
 
     inputs = {} if footage is None else {"footage": footage.path}
-    sources.metadata.update(component_main("scan", 0, recipe, inputs, sources.path, roots))
+    pages = {"metrics": metrics}
+    sources.metadata.update(component_main("scan", 0, recipe, inputs, sources.path, roots, pages))
     return list(range(recipe_from_json(recipe).data.shards))

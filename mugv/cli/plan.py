@@ -125,7 +125,8 @@ def _rows(recipe: Recipe, state: Path) -> Iterator[Row]:
 def _status(recipe: Recipe, nodes: list[Node], state: Path) -> dict[str, str]:
     """hit, miss, or `not needed` for an absent output that nothing would read. Videos elsewhere: their digest is not known here."""
     from mugv.curation.sources_read import known_here
-    from mugv.stages.execute import RunEnvironment, cached_nodes
+    from mugv.stages.environment import RunEnvironment
+    from mugv.stages.execute import cached_nodes
     from mugv.stages.graph import Keys, needed_nodes
     from mugv.stages.roots import Roots
 

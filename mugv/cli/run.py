@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mugv.platform.records import RunRecord
     from mugv.platform.tracking import Tracking
     from mugv.recipe import Recipe
-    from mugv.stages.execute import RunEnvironment
+    from mugv.stages.environment import RunEnvironment
     from mugv.stages.roots import Roots
 
 
@@ -147,7 +147,7 @@ def _start_record(
     from mugv.platform.lineage import git_state
     from mugv.platform.records import write_json
     from mugv.recipe import digest
-    from mugv.stages.execute import RunEnvironment
+    from mugv.stages.environment import RunEnvironment
 
     environment = replace(
         RunEnvironment.from_env({**_store_setting(), "MUGV_STATE": str(state)}),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mugv.platform.parent_run import parent_run, sent_file
-from mugv.platform.records import RunRecord, all_runs, write_json
+from mugv.platform.records import RunRecord, all_runs, told, write_json
 from mugv.platform.stage_sender import StageSender, sent_so_far
 from mugv.platform.tracking import Tracking
 from mugv.redact import redact
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 30.0
+PATIENCE, PATIENCE_WHEN_STOPPED = 60.0, 5.0
+"""Seconds that the end of a run, or of a stage, waits for MLflow."""
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
 STALE_SECONDS = 48 * 3600.0
 """A cluster's run of which nobody wrote a word for so long has ended without its last task."""
@@ -51,10 +53,11 @@ class Forwarder:
         self._thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        # A process that is stopped has a grace period to keep; the records stay.
+        self.close(PATIENCE if kind is None or issubclass(kind, Exception) else PATIENCE_WHEN_STOPPED)
 
-    def close(self, patience: float = 60.0) -> bool:
+    def close(self, patience: float = PATIENCE) -> bool:
         """Send what is left; True when MLflow has everything. Called with the run ended."""
         self._stop.set()
         self._thread.join(patience)
@@ -81,11 +84,9 @@ class Forwarder:
 
     def send(self) -> None:
         """Bring MLflow up to the present state of the records. Raises what the MLflow client raises."""
-        parent = self.start_parent()
-        refused = [
-            error for stage in self.record.stages() if self.only in (None, stage["node"]) if (error := self._send_stage(parent, stage))
-        ]
-        run = self.record.read()
+        parent, run = self.start_parent(), self.record.read()
+        stages = [stage for stage in self.record.stages() if told(stage.get("stage", ""), run.get("shards", 0))]
+        refused = [error for stage in stages if self.only in (None, stage["node"]) if (error := self._send_stage(parent, stage))]
         # A run that ended once may have been taken up again and ended anew.
         if not self.only and run.get("ended") and self._sent().get("ended") != run["ended"]:
             self._end_parent(parent, run)

@@ -31,6 +31,12 @@ def image_digest() -> str:
     return os.environ.get("MUGV_IMAGE_DIGEST", "")
 
 
+def in_image() -> dict[str, Any]:
+    """Commit and image of this process for a stage's record; {} outside of an image: the run's record has the commit."""
+    image, commit = image_digest(), os.environ.get("MUGV_GIT_COMMIT")
+    return ({"git": git_state()} if commit else {}) | ({"image": image} if image else {})
+
+
 def code_tags(record: dict[str, Any]) -> dict[str, str]:
     """Commit and image of a run's or a stage's record; the commit under the name by which MLflow's pages show it."""
     git, image = record.get("git", {}), {"mugv.image": record["image"]} if record.get("image") else {}

@@ -27,6 +27,9 @@ ERROR_MARK = "mugv-error: "
 """Starts the line by which a stage's process says in one line why it stopped, when its record may not be writable."""
 
 
+SHARD_STAGES = frozenset({"curate_shard", "caption"})
+SHARDS_TOLD = 32
+"""Of more shards than these none has a run of its own in MLflow: nobody reads thousands, and the merge has their sums."""
 _TIMED = re.compile(r"\d{8}-\d{6}-")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -34,6 +37,11 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 def new_run_id() -> str:
     """Sortable by time, unique: `20261122-155544-3fa1`."""
     return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(2)
+
+
+def told(stage: str, shards: int) -> bool:
+    """Whether MLflow gets a run for each node of a stage. `shards`: how many the recipe has."""
+    return stage not in SHARD_STAGES or shards <= SHARDS_TOLD
 
 
 class DamagedRecordError(UserError):
@@ -143,6 +151,10 @@ class RunRecord:
     def update_stage(self, node: str, **fields: Any) -> None:
         write_json(self._stage_file(node), {**_or_nothing(self._stage_file(node)), "node": node, **fields})
 
+    def remember_maker(self, node: str, key: str) -> None:
+        """That the output of a cache key was made by this run's node; for `made_by`, without reading every run."""
+        write_json(_maker(self.folder.parents[1], key), {"run": self.run, "node": node}, lasting=False)
+
     def stages(self) -> list[dict[str, Any]]:
         """Records of the stages seen so far, by start time; damaged ones are left out, and named by `damage`."""
         found = [{"status": "", **_or_nothing(p)} for p in self._stage_files()]
@@ -209,8 +221,17 @@ def _begun(folder: Path) -> tuple[str, str]:
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime(began)), folder.name
 
 
+def _maker(state: Path, key: str) -> Path:
+    return state / "made" / key[:2] / f"{key}.json"
+
+
 def made_by(state: Path, key: str) -> dict[str, Any]:
     """The record of the stage that made the output of a cache key; {} when no run of this state folder did."""
+    maker = _or_nothing(_maker(state, key))
+    if {"run", "node"} <= set(maker):
+        stage = _or_nothing(RunRecord.of(state, maker["run"])._stage_file(maker["node"]))
+        if stage.get("key") == key:
+            return {"status": "", **stage}
     for run in all_runs(state):
         for stage in run.stages():
             if stage.get("key") == key and stage["status"] in ("ran", "resumed"):

@@ -12,7 +12,10 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MACHINERY = tuple(f"mugv.stages.{name}" for name in ("base", "code_digest", "earlier", "execute", "graph", "progress", "roots"))
+MACHINERY = tuple(
+    f"mugv.stages.{name}"
+    for name in ("base", "code_digest", "earlier", "environment", "execute", "graph", "page", "pages", "progress", "roots", "run_record")
+)
 NOT_FOLLOWED = ("mugv.cli", "mugv.platform", "mugv.store", "mugv.recipe", "mugv.errors", *MACHINERY)
 _FROM = re.compile(r"^[ \t]*from[ \t]+(mugv[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]*)", re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*import[ \t]+(mugv[\w.]*)", re.MULTILINE)

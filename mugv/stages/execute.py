@@ -16,85 +16,36 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mugv.errors import StoppedError, StoreError, UserError
 from mugv.platform.claim import Claim, claimed
-from mugv.platform.records import ERROR_MARK, RunRecord, write_json
-from mugv.processes import RUNNER, end_with_runner
+from mugv.platform.lineage import in_image
+from mugv.platform.records import ERROR_MARK, RunRecord, made_by, told, write_json
+from mugv.platform.system_metrics import sampled
+from mugv.processes import end_with_runner
 from mugv.recipe import Recipe, recipe_from_json
 from mugv.redact import RedactingFormatter, redact, show_uncaught
 from mugv.stages.base import StageContext
 from mugv.stages.code_digest import code_digest
 from mugv.stages.earlier import Earlier
+from mugv.stages.environment import RunEnvironment
 from mugv.stages.graph import SHARD_INPUTS, Keys, Node, build_graph, is_needed, made_with
+from mugv.stages.pages import add_pages, show
 from mugv.stages.progress import ProgressWriter
 from mugv.stages.roots import Roots
-from mugv.store import Ref, Store, explained, open_store
+from mugv.stages.run_record import begin
+from mugv.store import Ref, Store, explained
 
 WITHOUT_DIGESTS = frozenset({"vae", "checkpoint", "previous", "candidates", "evaluate"})
 """Inputs whose files are hashed each time that a stage reads them. Clip shards and latents hold digests that their readers check."""
 
 _done: list[str] = []
 """Nodes that `component_main` finished in this process."""
-
-
-@dataclass(frozen=True)
-class RunEnvironment:
-    """Where a run keeps its things. Travels to the stages' processes in environment variables."""
-
-    state: Path
-    store: str
-    run: str = "by-hand"
-    tracking_uri: str = ""
-    experiment: str = ""
-    parent: str = ""
-    """MLflow id of the run that the stages' runs are nested in."""
-    forwarded: bool = False
-    """True when the process that started the run sends the stages' records to MLflow; False: each stage sends its own."""
-    runner: str = ""
-    """Id of the process that the stages' processes end with; "": none, as on a cluster."""
-    goal: str = ""
-    """Node that the run is for; "": the last of the graph. A run for the data alone must not find its clip set unneeded."""
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str] = os.environ) -> RunEnvironment:
-        state = Path(env.get("MUGV_STATE", ".mugv")).absolute()
-        return cls(
-            state=state,
-            store=env.get("MUGV_STORE") or str(state / "store"),
-            run=env.get("MUGV_RUN", "by-hand"),
-            tracking_uri=env.get("MLFLOW_TRACKING_URI", ""),
-            experiment=env.get("MLFLOW_EXPERIMENT_ID", ""),
-            parent=env.get("MLFLOW_RUN_ID", ""),
-            forwarded=env.get("MUGV_FORWARDED") == "1",
-            runner=env.get(RUNNER, ""),
-            goal=env.get("MUGV_GOAL", ""),
-        )
-
-    def to_env(self) -> dict[str, str]:
-        values = {
-            "MUGV_STATE": str(self.state),
-            "MUGV_STORE": self.store,
-            "MUGV_RUN": self.run,
-            "MLFLOW_TRACKING_URI": self.tracking_uri,
-            "MLFLOW_EXPERIMENT_ID": self.experiment,
-            "MLFLOW_RUN_ID": self.parent,
-            "MUGV_FORWARDED": "1" if self.forwarded else "",
-            RUNNER: self.runner,
-            "MUGV_GOAL": self.goal,
-        }
-        return {name: value for name, value in values.items() if value}
-
-    def open_store(self) -> Store:
-        return open_store(self.store, self.state / "cache")
-
-    def record(self) -> RunRecord:
-        return RunRecord.of(self.state, self.run)
 
 
 def output_prefix(node: Node, key: str) -> str:
@@ -116,8 +67,9 @@ def run_node(node_name: str, recipe: Recipe, refs: dict[str, Ref], environment: 
     keys = Keys(recipe, roots)
     node, key = keys.nodes[node_name], keys[node_name]
     record = environment.record()
-    common = {"stage": node.stage, "index": node.index, "key": key, "started": time.time(), "pid": os.getpid()}
-    with _failure_recorded(record, node_name, common), explained(environment.state):
+    common = {"stage": node.stage, "index": node.index, "key": key, "started": time.time(), "pid": os.getpid(), **in_image()}
+    # Whoever sends the record is the last to go: how the stage failed must be in it.
+    with ExitStack() as sending, _failure_recorded(record, node_name, common), explained(environment.state):
         store = environment.open_store()
         found = store.find(output_prefix(node, key))
         if found is None and not is_needed(keys.nodes, node_name, _absent(keys, store), environment.goal):
@@ -130,8 +82,9 @@ def run_node(node_name: str, recipe: Recipe, refs: dict[str, Ref], environment: 
         _check_inputs(node, refs, keys)
         inputs = {name: ref.to_dict() for name, ref in refs.items()}
         record.update_stage(node_name, **common, status="running", inputs=inputs, params=_params(node, recipe))
-        with _sent_to_mlflow(environment, node_name):
-            return _run_stage(node, recipe, refs, environment, store, key, roots)
+        if not environment.forwarded and told(node.stage, recipe.data.shards):
+            sending.enter_context(_sent_to_mlflow(environment, node_name))
+        return _run_stage(node, recipe, refs, environment, store, key, roots)
 
 
 def _absent(keys: Keys, store: Store) -> Callable[[str], bool]:
@@ -161,8 +114,10 @@ def _work(
     earlier = Earlier(store, node.stage, made_with(node, recipe, roots), work) if node.stage in SHARD_INPUTS else None
     context = StageContext(recipe, node.name, node.index, inputs, refs, out, work, progress, earlier, roots)
     began = time.perf_counter()
-    metrics = importlib.import_module(f"mugv.stages.{node.stage}").run(context)
+    with sampled(record, node.name):
+        metrics = importlib.import_module(f"mugv.stages.{node.stage}").run(context)
     seconds = time.perf_counter() - began
+    add_pages(context)
     ref = store.publish(out, output_prefix(node, key), key)
     _keep_curves(work, record.curves(node.name))
     record.update_stage(
@@ -173,6 +128,7 @@ def _work(
         metrics={name: float(value) for name, value in (metrics or {}).items()},
         output=ref.to_dict(),
     )
+    record.remember_maker(node.name, key)
     claim.remove()
     return ref
 
@@ -258,7 +214,7 @@ def _try_record(record: RunRecord, node: str, **fields: Any) -> None:
 @contextmanager
 def _sent_to_mlflow(environment: RunEnvironment, node: str) -> Iterator[None]:
     """On a cluster every stage sends its own record; in a local run the process of `mugv run` does."""
-    if environment.forwarded or not environment.tracking_uri:
+    if not environment.tracking_uri:
         yield
         return
     from mugv.platform.forwarder import Forwarder
@@ -268,11 +224,19 @@ def _sent_to_mlflow(environment: RunEnvironment, node: str) -> Iterator[None]:
         yield
 
 
-def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, str], output: str, roots: str = "") -> dict[str, str]:
+def component_main(
+    stage: str,
+    index: int,
+    recipe_json: str,
+    inputs: dict[str, str],
+    output: str,
+    roots: str = "",
+    pages: dict[str, Any] | None = None,
+) -> dict[str, str]:
     """Body of every KFP component: read the inputs' manifests, run the node, write the output's manifest and return it without `roots`.
 
     A manifest is a JSON file {"uri", "key", "digest", "stage", "node", "roots"}. `roots`: see mugv.stages.roots; "": those of the
-    inputs, and a task without inputs finds them.
+    inputs, and a task without inputs finds them. `pages`: the task's KFP artifacts for people (mugv.stages.pages.show).
     """
     entered = time.time()
     handler = logging.StreamHandler(sys.stdout)
@@ -293,7 +257,10 @@ def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, s
         node = next(n for n in build_graph(recipe) if n.stage == stage and n.index == index)
         refs = {name: Ref(m["uri"], m["key"], m["digest"]) for name, m in manifests.items()}
         found = _roots(roots, recipe, manifests, environment)
+        if not environment.forwarded:
+            begin(environment, recipe, found.data)
         ref = run_node(node.name, recipe, refs, environment, found)
+        show(pages or {}, stage, _metrics(environment, node.name, ref.key), ref, environment)
         manifest = {**asdict(ref), "stage": stage, "node": node.name}
         write_json(Path(output), {**manifest, "roots": asdict(found)})
         timing = {"process": _process_start(), "entered": entered, "left": time.time()}
@@ -306,6 +273,12 @@ def component_main(stage: str, index: int, recipe_json: str, inputs: dict[str, s
     except OSError as error:
         print(f"{ERROR_MARK}{error.filename or environment.state}: {error.strerror}", flush=True)
         raise
+
+
+def _metrics(environment: RunEnvironment, node: str, key: str) -> dict[str, float]:
+    """What the stage measured, in this run or in the one that made its output."""
+    mine = environment.record().stage(node)
+    return dict((mine if "metrics" in mine else made_by(environment.state, key)).get("metrics", {}))
 
 
 def _manifest(name: str, path: Path) -> dict[str, Any]:

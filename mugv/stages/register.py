@@ -10,7 +10,8 @@ from mugv.errors import UserError
 from mugv.recipe import digest
 from mugv.redact import redact
 from mugv.stages.base import StageContext
-from mugv.stages.execute import RunEnvironment, output_prefix
+from mugv.stages.environment import RunEnvironment
+from mugv.stages.execute import output_prefix
 from mugv.stages.graph import build_graph, node_keys
 from mugv.stages.roots import Roots
 

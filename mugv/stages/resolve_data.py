@@ -14,7 +14,7 @@ from mugv.errors import UserError
 from mugv.platform.dvc_data import DataVersion, fetch, resolve
 from mugv.platform.records import ERROR_MARK, write_json
 from mugv.recipe import Recipe, recipe_from_json, recipe_to_json
-from mugv.stages.execute import RunEnvironment
+from mugv.stages.environment import RunEnvironment
 from mugv.stages.graph import Keys
 from mugv.stages.roots import MEMORY, Roots
 from mugv.stages.scan import sources_now

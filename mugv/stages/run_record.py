@@ -14,7 +14,7 @@ from mugv.platform.lineage import git_state, image_digest
 from mugv.platform.records import RunRecord, write_json, write_once
 from mugv.recipe import Recipe, digest
 from mugv.redact import redact
-from mugv.stages.execute import RunEnvironment
+from mugv.stages.environment import RunEnvironment
 
 GOOD = frozenset({"SUCCEEDED", "COMPLETE", "CACHED", "SKIPPED"})
 """Words of KFP's releases for a pipeline that went well."""

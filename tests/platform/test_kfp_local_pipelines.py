@@ -19,7 +19,7 @@ from mugv.platform.registry import Registry
 from mugv.platform.tracking import Tracking
 from mugv.recipe import Recipe, load_recipe, recipe_to_json
 from mugv.stages import resolve_data
-from mugv.stages.execute import RunEnvironment
+from mugv.stages.environment import RunEnvironment
 from mugv.store import Ref
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ from mugv.platform.local import StageFailedError, run_pipeline
 from mugv.platform.records import RunRecord
 from mugv.recipe import Recipe, load_recipe
 from mugv.recipe.schema import SampleFootage
-from mugv.stages.execute import RunEnvironment
+from mugv.stages.environment import RunEnvironment
 from mugv.store import Ref
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,7 +19,8 @@ from mugv.errors import StoreError, UserError
 from mugv.recipe import Recipe, recipe_to_json
 from mugv.stages.base import StageContext
 from mugv.stages.earlier import Earlier
-from mugv.stages.execute import RunEnvironment, component_main, run_node
+from mugv.stages.environment import RunEnvironment
+from mugv.stages.execute import component_main, run_node
 from mugv.stages.roots import Roots
 from mugv.store.base import Ref
 from mugv.store.directory import _signature

@@ -223,7 +223,7 @@ def run_register(tracking: Tracking, folder: Path, monkeypatch: pytest.MonkeyPat
     """The register stage's output, for an evaluation with `right` of 40 prompts right."""
     from mugv.stages import register
     from mugv.stages.base import StageContext
-    from mugv.stages.execute import RunEnvironment
+    from mugv.stages.environment import RunEnvironment
     from mugv.store.base import Ref
 
     folder.mkdir(exist_ok=True)

@@ -11,7 +11,8 @@ from recipes import small_recipe
 from mugv import digests
 from mugv.errors import UserError
 from mugv.recipe import Recipe, recipe_to_json
-from mugv.stages.execute import RunEnvironment, component_main, run_node
+from mugv.stages.environment import RunEnvironment
+from mugv.stages.execute import component_main, run_node
 from mugv.stages.graph import build_graph, node_keys
 from mugv.stages.roots import FILE_KEYS, Roots
 
