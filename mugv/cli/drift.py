@@ -91,7 +91,7 @@ def _clips(what: str, state: Path | None, folder: Path, champion: bool = False) 
 
 def _champion_clips(what: str, state: Path | None, folder: Path) -> tuple[Path, str]:
     from mugv.platform.champion_data import clip_table
-    from mugv.stages.execute import RunEnvironment
+    from mugv.stages.environment import RunEnvironment
 
     with open_registry(state) as registry:
         version = registry.resolve(what if what != "champion" else f"models:/{model_name(registry, None)}@champion")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mugv.errors import StoreError, UserError
 from mugv.platform.records import ERROR_MARK, write_json
 from mugv.recipe import Recipe, recipe_from_json
-from mugv.stages.execute import RunEnvironment
+from mugv.stages.environment import RunEnvironment
 
 if TYPE_CHECKING:
     from mugv.curation.drift.compare import Comparison
