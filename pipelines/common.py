@@ -16,6 +16,7 @@ from mugv.recipe import Recipe
 from mugv.recipe.schema import Pool, Toleration
 from mugv.stages.graph import Keys, Node
 from mugv.stages.placement import layout_of, pool_of, task_pool
+from pipelines import shards
 
 COMPONENTS = {
     "sample_footage": ("footage", "footage"),
@@ -76,48 +77,47 @@ def load_component(folder: str) -> Any:
     return getattr(importlib.import_module(f"components.{folder}.component"), folder)
 
 
-def add_tasks(nodes: list[Node], given: dict[str, Any], settings: Settings, made: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def shard_pipeline(nodes: list[Node], settings: Settings) -> Any:
+    """The pipeline of all shards, to be nested in another by `add_tasks`; KFP wants it made before the other is begun."""
+    # Those of the first shard stand for those of all.
+    first = [node for node in nodes if node.stage in SHARDED and node.index == 0]
+
+    def loop(given: dict[str, Any], indices: Any, made: dict[str, Any]) -> None:
+        with dsl.ParallelFor(indices, name="loop", parallelism=settings.recipe.data.parallelism or None) as index:
+            for node in first:
+                task = component(node.stage)(**given, index=index, **_inputs(node, made)).set_display_name(node.stage)
+                _place(task, node, settings)
+                # All iterations would share one cache key and so one output; the store finds each shard by its own.
+                _cache(task, None)
+                made[node.name] = task.outputs[COMPONENTS[node.stage][1]]
+
+    return shards.of_footage(loop) if "footage" in first[0].inputs else shards.of_videos(loop)
+
+
+def add_tasks(
+    nodes: list[Node], given: dict[str, Any], settings: Settings, nested: Any = None, made: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Add a task per node to the pipeline being built; returns node name -> its output artifact.
 
-    `given`: the pipeline parameters that every task gets, `recipe` and `roots` as JSON. `made`: outputs of nodes that
-    are there already. The nodes of all shards become one `ParallelFor`.
+    `given`: the pipeline parameters that every task gets, `recipe` and `roots` as JSON. `nested`: the `shard_pipeline` of these nodes,
+    one task for all shards. `made`: outputs of nodes that are there already.
     """
     outputs = dict(made or {})
-    for node in nodes:
-        if node.stage in SHARDED:
-            if node.name == "curate_shard-0":
-                _fan_out([n for n in nodes if n.stage in SHARDED and n.index == 0], given, outputs, settings)
-            continue
-        arguments = _collected(node, outputs) if node.stage == "curate" else _inputs(node, outputs)
+    for node in (n for n in nodes if n.stage not in SHARDED):
+        # The merge finds the outputs of all shards by their keys: 10,000 artifacts are more than a task's arguments can name.
+        arguments = {"scan": outputs["scan"]} if node.stage == "curate" else _inputs(node, outputs)
         if node.stage in INDEXED:
             arguments["index"] = node.index
         task = component(node.stage)(**given, **arguments).set_display_name(node.name)
+        if node.stage == "curate":
+            task.after(outputs["shards"])
         _place(task, node, settings)
         _cache(task, settings.keys[node.name] if settings.keys else None)
         outputs[node.name] = task.outputs[COMPONENTS[node.stage][1]]
         if node.stage == "scan":
-            outputs["shards"] = task.outputs["Output"]
+            outputs["shards"] = nested(**given, indices=task.outputs["Output"], **outputs).set_display_name("shards")
+            _cache(outputs["shards"], None)
     return outputs
-
-
-def _fan_out(first: list[Node], given: dict[str, Any], outputs: dict[str, Any], settings: Settings) -> None:
-    """One loop over the shards; `first`: the nodes of the first shard, which stand for those of all."""
-    with dsl.ParallelFor(outputs["shards"], name="shards") as index:
-        for node in first:
-            task = component(node.stage)(**given, index=index, **_inputs(node, outputs))
-            task.set_display_name(node.stage)
-            _place(task, node, settings)
-            if node.stage == "caption":
-                key = settings.recipe.curation.caption.key_variable
-                kubernetes.use_secret_as_env(task, CAPTIONS, {key: key}, optional=True)
-            # All iterations would share one cache key and so one output; the store finds each shard by its own.
-            _cache(task, None)
-            outputs[node.name] = task.outputs[COMPONENTS[node.stage][1]]
-
-
-def _collected(node: Node, outputs: dict[str, Any]) -> dict[str, Any]:
-    """The merge reads the outputs of all iterations: `parts/0`, `parts/1`, ... become the list `parts`."""
-    return {name.partition("/")[0]: dsl.Collected(outputs[source]) for name, source in node.inputs.items() if name.endswith("/0")}
 
 
 def _inputs(node: Node, outputs: dict[str, Any]) -> dict[str, Any]:
@@ -140,6 +140,9 @@ def _place(task: dsl.PipelineTask, node: Node, settings: Settings) -> None:
             kubernetes.use_field_path_as_env(task, name, field)
     if settings.goal:
         task.set_env_variable("MUGV_GOAL", settings.goal)
+    if node.stage == "caption":
+        key = settings.recipe.curation.caption.key_variable
+        kubernetes.use_secret_as_env(task, CAPTIONS, {key: key}, optional=True)
     videos = settings.recipe.data.videos or ""
     if (node.pool == "data" or node.stage in SHARDED) and videos.startswith("/"):
         # A list lies in the volume that its paths start from.

@@ -7,7 +7,7 @@ from kfp import dsl
 from mugv.recipe import Recipe, recipe_to_json
 from mugv.stages.graph import Keys, build_graph
 from mugv.stages.roots import Roots
-from pipelines.common import Settings, add_tasks, cluster_name
+from pipelines.common import Settings, add_tasks, cluster_name, shard_pipeline
 
 STAGES = ("sample_footage", "scan", "curate_shard", "caption", "curate")
 
@@ -16,10 +16,11 @@ def build_pipeline(recipe: Recipe, roots: Roots | None = None, retries: int = 0)
     """A KFP pipeline of the recipe's data stages; parameters as in pipelines.train."""
     settings = Settings(recipe, Keys(recipe, roots) if roots else None, retries, goal="curate")
     nodes = [node for node in build_graph(recipe) if node.stage in STAGES]
+    nested = shard_pipeline(nodes, settings)
     handed = roots.to_json() if roots else ""
 
     @dsl.pipeline(name=cluster_name("mugv-data", recipe), description="Raw video to a curated ClipSet.")
     def data(recipe: str = recipe_to_json(recipe), roots: str = handed) -> None:
-        add_tasks(nodes, {"recipe": recipe, "roots": roots}, settings)
+        add_tasks(nodes, {"recipe": recipe, "roots": roots}, settings, nested)
 
     return data

@@ -7,7 +7,7 @@ from kfp import dsl
 
 from mugv.recipe import Recipe, recipe_to_json
 from mugv.stages.graph import build_graph
-from pipelines.common import Settings, add_tasks, cluster_name, load_component, place
+from pipelines.common import Settings, add_tasks, cluster_name, load_component, place, shard_pipeline
 from pipelines.data import STAGES
 
 CHANGED, GO_ON = "changed", "go on"
@@ -22,6 +22,7 @@ def build_pipeline(recipe: Recipe, repository: str = "", path: str = "videos", r
     """
     settings = Settings(_planned(recipe, repository), retries=retries)
     nodes = build_graph(settings.recipe)
+    nested = shard_pipeline(nodes, settings)
     defaults = (recipe_to_json(recipe), repository, path if repository else "", revision)
 
     @dsl.pipeline(name=cluster_name("mugv-retrain", recipe), description="Train again when data or code changed.")
@@ -29,10 +30,10 @@ def build_pipeline(recipe: Recipe, repository: str = "", path: str = "videos", r
         resolved = _own_task("resolve_data", settings, recipe=recipe, repository=repository, path=path, revision=revision)
         with dsl.If(resolved.outputs["Output"] == CHANGED, name="changed"):
             given = {"recipe": resolved.outputs["resolved_recipe"], "roots": resolved.outputs["roots"]}
-            made = add_tasks([node for node in nodes if node.stage in STAGES], given, settings)
+            made = add_tasks([node for node in nodes if node.stage in STAGES], given, settings, nested)
             compared = _own_task("compare_data", settings, recipe=given["recipe"], clips=made["curate"])
             with dsl.If(compared.outputs["Output"] == GO_ON, name="go-on"):
-                add_tasks([node for node in nodes if node.stage not in STAGES], given, settings, made)
+                add_tasks([node for node in nodes if node.stage not in STAGES], given, settings, made=made)
             with dsl.Else(name="held"):
                 _own_task("hold", settings, comparison=compared.outputs["comparison"])
 

@@ -7,7 +7,7 @@ from kfp import dsl
 from mugv.recipe import Recipe, recipe_to_json
 from mugv.stages.graph import Keys, build_graph
 from mugv.stages.roots import Roots
-from pipelines.common import Settings, add_tasks, cluster_name
+from pipelines.common import Settings, add_tasks, cluster_name, shard_pipeline
 
 
 def build_pipeline(recipe: Recipe, roots: Roots | None = None, retries: int = 0) -> Any:
@@ -16,10 +16,12 @@ def build_pipeline(recipe: Recipe, roots: Roots | None = None, retries: int = 0)
     `roots`: what cache keys start from; KFP gets the keys. None: the run's first task finds them, and caching is left to the store.
     """
     settings = Settings(recipe, Keys(recipe, roots) if roots else None, retries)
+    nodes = build_graph(recipe)
+    nested = shard_pipeline(nodes, settings)
     handed = roots.to_json() if roots else ""
 
     @dsl.pipeline(name=cluster_name("mugv-train", recipe), description="Raw video to a registered video generator.")
     def train(recipe: str = recipe_to_json(recipe), roots: str = handed) -> None:
-        add_tasks(build_graph(settings.recipe), {"recipe": recipe, "roots": roots}, settings)
+        add_tasks(nodes, {"recipe": recipe, "roots": roots}, settings, nested)
 
     return train

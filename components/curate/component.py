@@ -6,28 +6,19 @@ from kfp.dsl import HTML, Dataset, Input, Metrics, Output
 
 @dsl.component(base_image="mugv/data-python:dev", install_kfp_package=False)
 def curate(
-    recipe: str,
-    parts: Input[list[Dataset]],
-    clips: Output[Dataset],
-    metrics: Output[Metrics],
-    report: Output[HTML],
-    captions: Input[list[Dataset]] | None = None,
-    roots: str = "",
+    recipe: str, scan: Input[Dataset], clips: Output[Dataset], metrics: Output[Metrics], report: Output[HTML], roots: str = ""
 ) -> None:
     """Merge the shards into one ClipSet: duplicates removed, train and validation split, final manifest.
 
     Args:
         recipe: The resolved recipe as JSON.
-        parts: Outputs of `curate_shard` in the order of the shards.
+        scan: Output of `scan`, whose roots lead to the outputs of `curate_shard` and `caption` in the store.
         clips: The ClipSet.
-        captions: Outputs of `caption` in the order of the shards; none when captions come from sidecar files alone.
         metrics: What the stage measured.
         report: The data report: what was kept and rejected, with pictures.
         roots: What the cache keys start from (JSON); empty: that of the inputs, or found here.
     """
     from mugv.stages.execute import component_main
 
-    inputs = {f"parts/{i}": part.path for i, part in enumerate(parts)}
-    inputs.update({f"captions/{i}": found.path for i, found in enumerate(captions or [])})
     pages = {"metrics": metrics, "report": report}
-    clips.metadata.update(component_main("curate", 0, recipe, inputs, clips.path, roots, pages))
+    clips.metadata.update(component_main("curate", 0, recipe, {"scan": scan.path}, clips.path, roots, pages))

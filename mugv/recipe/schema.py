@@ -74,6 +74,8 @@ class Data(Part):
     """Revision of a DVC project that `videos` was resolved from; written by the retraining pipeline and kept in the lineage."""
     shards: Annotated[int, Field(ge=1, le=10_000)] = 2
     """How many curation tasks share the sources; more than 10,000 is more than a workflow engine holds."""
+    parallelism: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """How many shards are curated at once on a cluster; 0: no limit of the pipeline's own. On one machine it is two."""
     fetch: Fetch = Fetch()
     sample: SampleFootage = SampleFootage()
 

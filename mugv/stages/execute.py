@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +35,7 @@ from mugv.stages.base import StageContext
 from mugv.stages.code_digest import code_digest
 from mugv.stages.earlier import Earlier
 from mugv.stages.environment import RunEnvironment
-from mugv.stages.graph import SHARD_INPUTS, Keys, Node, build_graph, is_needed, made_with
+from mugv.stages.graph import SHARD_INPUTS, Keys, Node, build_graph, is_needed, made_with, of_shards
 from mugv.stages.pages import add_pages, show
 from mugv.stages.progress import ProgressWriter
 from mugv.stages.roots import Roots
@@ -43,6 +44,11 @@ from mugv.store import Ref, Store, explained
 
 WITHOUT_DIGESTS = frozenset({"vae", "checkpoint", "previous", "candidates", "evaluate"})
 """Inputs whose files are hashed each time that a stage reads them. Clip shards and latents hold digests that their readers check."""
+
+AT_ONCE = 16
+"""Outputs that are asked for, and fetched, side by side."""
+NAMED = 4
+"""Outputs that a message names."""
 
 _done: list[str] = []
 """Nodes that `component_main` finished in this process."""
@@ -79,12 +85,26 @@ def run_node(node_name: str, recipe: Recipe, refs: dict[str, Ref], environment: 
             record.update_stage(node_name, **common, status=status, ended=time.time(), output=found.to_dict())
             return found
         _check_code(node, roots, environment)
+        refs = {**refs, **_of_shards(node, refs, keys, store)}
         _check_inputs(node, refs, keys)
-        inputs = {name: ref.to_dict() for name, ref in refs.items()}
+        # Those of 10,000 shards would be megabytes, written again with every change of the record.
+        inputs = {name: ref.to_dict() for name, ref in refs.items() if not of_shards(name)}
         record.update_stage(node_name, **common, status="running", inputs=inputs, params=_params(node, recipe))
         if not environment.forwarded and told(node.stage, recipe.data.shards):
             sending.enter_context(_sent_to_mlflow(environment, node_name))
         return _run_stage(node, recipe, refs, environment, store, key, roots)
+
+
+def _of_shards(node: Node, refs: dict[str, Ref], keys: Keys, store: Store) -> dict[str, Ref]:
+    """Outputs of all shards that a merge reads and was not handed, by input name, in the order of the shards."""
+    wanted = {name: source for name, source in node.inputs.items() if of_shards(name) and name not in refs}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = list(pool.map(lambda source: store.find(output_prefix(keys.nodes[source], keys[source])), wanted.values()))
+    absent = [source for source, ref in zip(wanted.values(), found, strict=True) if ref is None]
+    if absent:
+        more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+        raise StoreError(f"stage {node.name}: {', '.join(absent[:NAMED])}{more} of {len(wanted)} are not in {store.uri}; run again")
+    return {name: ref for name, ref in zip(wanted, found, strict=True) if ref}
 
 
 def _absent(keys: Keys, store: Store) -> Callable[[str], bool]:
@@ -109,7 +129,7 @@ def _work(
     out.mkdir()
     record = environment.record()
     record.update_stage(node.name, work=str(work), resumed=resumed)
-    inputs = {name: store.fetch(ref, verify=name in WITHOUT_DIGESTS) for name, ref in refs.items()}
+    inputs = _fetched(refs, store)
     progress = ProgressWriter(record, node.name)
     earlier = Earlier(store, node.stage, made_with(node, recipe, roots), work) if node.stage in SHARD_INPUTS else None
     context = StageContext(recipe, node.name, node.index, inputs, refs, out, work, progress, earlier, roots)
@@ -131,6 +151,12 @@ def _work(
     record.remember_maker(node.name, key)
     claim.remove()
     return ref
+
+
+def _fetched(refs: dict[str, Ref], store: Store) -> dict[str, Path]:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = pool.map(lambda name: store.fetch(refs[name], verify=name in WITHOUT_DIGESTS), refs)
+        return dict(zip(refs, found, strict=True))
 
 
 def _check_code(node: Node, roots: Roots, environment: RunEnvironment) -> None:
@@ -255,7 +281,7 @@ def component_main(
         recipe = recipe_from_json(recipe_json)
         manifests = {name: _manifest(name, Path(path)) for name, path in inputs.items()}
         node = next(n for n in build_graph(recipe) if n.stage == stage and n.index == index)
-        refs = {name: Ref(m["uri"], m["key"], m["digest"]) for name, m in manifests.items()}
+        refs = {name: Ref(m["uri"], m["key"], m["digest"]) for name, m in manifests.items() if name in node.inputs}
         found = _roots(roots, recipe, manifests, environment)
         if not environment.forwarded:
             begin(environment, recipe, found.data)

@@ -247,6 +247,11 @@ def _inputs(node: Node, of: Callable[[str], str]) -> dict[str, str]:
     return {name: of(source) for name, source in first.items()}
 
 
+def of_shards(name: str) -> bool:
+    """Whether an input is one of many that a merge reads: `parts/0`, `captions/7`."""
+    return "/" in name
+
+
 def needed_nodes(nodes: list[Node], hits: set[str], goal: str = "") -> set[str]:
     """Names of the nodes whose output is wanted: `goal` ("": the last node), and what a wanted node that is not a hit reads."""
     wanted = {goal or nodes[-1].name}

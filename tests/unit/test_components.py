@@ -12,7 +12,7 @@ from pipeline_recipes import CAPTIONED, full_recipe
 
 from mugv.platform import component_docs, generated
 from mugv.recipe import Recipe
-from mugv.stages.graph import build_graph
+from mugv.stages.graph import build_graph, of_shards
 from pipelines.common import COMPONENTS, load_component
 
 NAMES = component_docs.names()
@@ -33,7 +33,8 @@ def test_a_component_never_lacks_an_input_that_its_node_has(recipe: Recipe) -> N
     for node in build_graph(recipe):
         folder, output = COMPONENTS[node.stage]
         spec = load_component(folder).component_spec
-        wanted = {name.partition("/")[0] for name in node.inputs} | {"recipe"}
+        handed = {name for name in node.inputs if not of_shards(name)} or ({"scan"} if node.stage == "curate" else set())
+        wanted = handed | {"recipe", "roots"}
         assert wanted <= set(spec.inputs), node.name
         required = {name for name, s in spec.inputs.items() if not s.optional} - {"index"}
         assert required <= wanted, f"{node.name} would be started without {required - wanted}"

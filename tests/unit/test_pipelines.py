@@ -56,19 +56,17 @@ def executor_of(ir: dict, task: dict) -> str:
 @pytest.mark.parametrize("recipe", [minimal_recipe(), full_recipe(), full_recipe(align=None), full_recipe(data={"videos": "/clips"})])
 def test_a_stage_of_the_recipe_is_never_lost_from_the_pipeline(recipe: Recipe, tmp_path: Path) -> None:
     ir, _ = compiled(recipe, tmp_path)
-    shards = {"curate_shard", "shards"}
+    shards = {"curate_shard", "shards", "loop"}
     expected = {n.name for n in build_graph(recipe) if n.stage != "curate_shard"} | shards
     assert set(tasks(ir)) == expected
 
 
 def test_captions_are_asked_for_inside_the_loop_over_shards_and_reach_the_merge(tmp_path: Path) -> None:
     ir, platform = compiled(full_recipe(curation=CAPTIONED), tmp_path, kind="data")
-    assert set(tasks(ir)) == {"footage", "scan", "shards", "curate_shard", "caption", "curate"}
+    assert set(tasks(ir)) == {"footage", "scan", "shards", "loop", "curate_shard", "caption", "curate"}
     found = tasks(ir)
     assert found["caption"]["inputs"]["artifacts"]["part"]["taskOutputArtifact"]["producerTask"] == "curate-shard"
-    assert set(found["curate"]["inputs"]["artifacts"]) == {"parts", "captions"}
-    outputs = {a["taskOutputArtifact"]["outputArtifactKey"] for a in found["curate"]["inputs"]["artifacts"].values()}
-    assert outputs == {"pipelinechannel--curate-shard-part", "pipelinechannel--caption-captions"}
+    assert found["curate"]["dependentTasks"] == ["scan", "shards"]
     assert not found["caption"].get("cachingOptions", {}).get("enableCache"), "one key for all shards would give all one output"
     secrets = {s["secretName"]: s for s in platform[executor_of(ir, found["caption"])]["secretAsEnv"]}
     assert secrets["mugv-captions"]["keyToEnv"][0]["envVar"] == "MUGV_CAPTION_KEY"
@@ -109,8 +107,15 @@ def test_inputs_are_wired_as_the_graph_says(tmp_path: Path) -> None:
         artifacts = tasks(ir)[node.name].get("inputs", {}).get("artifacts", {})
         wired = {name: by_id[a["taskOutputArtifact"]["producerTask"]] for name, a in artifacts.items()}
         assert wired == node.inputs, node.name
-    collected = tasks(ir)["curate"]["inputs"]["artifacts"]["parts"]["taskOutputArtifact"]["producerTask"]
-    assert by_id[collected] == "shards"
+    merge = tasks(ir)["curate"]
+    assert {by_id[name] for name in merge["dependentTasks"]} == {"scan", "shards"}
+    assert set(merge["inputs"]["artifacts"]) == {"scan"}, "10,000 outputs are more than a task's arguments can name"
+
+
+@pytest.mark.parametrize(("parallelism", "limit"), [(7, 7), (0, None)])
+def test_the_shards_that_run_at_once_are_limited(tmp_path: Path, parallelism: int, limit: int | None) -> None:
+    ir, _ = compiled(full_recipe(data={"shards": 300, "parallelism": parallelism}), tmp_path)
+    assert tasks(ir)["loop"].get("iteratorPolicy", {}).get("parallelismLimit") == limit
 
 
 def test_gpu_limits_selectors_and_tolerations_follow_the_pool(tmp_path: Path) -> None:
@@ -194,7 +199,7 @@ def test_failed_tasks_are_retried_on_a_cluster_only(tmp_path: Path) -> None:
 
 def test_the_data_pipeline_stops_at_the_clip_set(tmp_path: Path) -> None:
     ir, _ = compiled(full_recipe(), tmp_path, kind="data")
-    assert set(tasks(ir)) == {"footage", "scan", "shards", "curate_shard", "curate"}
+    assert set(tasks(ir)) == {"footage", "scan", "shards", "loop", "curate_shard", "curate"}
 
 
 def test_retraining_trains_only_behind_the_decision(tmp_path: Path) -> None:
