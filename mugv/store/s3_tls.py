@@ -12,7 +12,7 @@ CA_NAMES = ("MUGV_S3_CA", "AWS_CA_BUNDLE", "SSL_CERT_FILE")
 """Variables that name a file (PEM) or folder of certificates; the first that is set is believed beside the system's own."""
 
 
-def tls_context(label: str) -> ssl.SSLContext:
+def tls_context(label: str, names: tuple[str, ...] = CA_NAMES) -> ssl.SSLContext:
     """Raises UserError when the certificates that the environment names cannot be read."""
     context = ssl.create_default_context()
     if not context.cert_store_stats()["x509_ca"]:
@@ -20,7 +20,7 @@ def tls_context(label: str) -> ssl.SSLContext:
         import certifi
 
         context.load_verify_locations(certifi.where())
-    name = next((n for n in CA_NAMES if os.environ.get(n)), "")
+    name = next((n for n in names if os.environ.get(n)), "")
     if name:
         path = Path(os.environ[name])
         try:
@@ -32,13 +32,13 @@ def tls_context(label: str) -> ssl.SSLContext:
     return context
 
 
-def refused_certificate(error: BaseException | None) -> str:
+def refused_certificate(error: BaseException | None, name: str = CA_NAMES[0]) -> str:
     """Why the connection cannot be trusted, as half a sentence with what to do; "" where the error is another one."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted: {error.verify_message}; name the PEM file of its authority in MUGV_S3_CA"
+            return f"its certificate is not trusted: {error.verify_message}; name the PEM file of its authority in {name}"
         if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"):
             return "it does not speak TLS; write its address with http://"
         inner = getattr(error, "reason", None)
