@@ -14,7 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from mugv.platform.launch import RUNTIME
+from mugv.recipe.resources import JobSettings
 from mugv.recipe import load_recipe
 from pipelines import common
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
 OVERLAYS = sorted(path.parent.relative_to(MANIFESTS).as_posix() for path in MANIFESTS.rglob("kustomization.yaml"))
 KUBERNETES = "1.36"
-WITHOUT_SCHEMA = {"ClusterTrainingRuntime", "ResourceFlavor", "ClusterQueue", "LocalQueue", "WorkloadPriorityClass"}
+WITHOUT_SCHEMA = {"ClusterTrainingRuntime", "ResourceFlavor", "ClusterQueue", "LocalQueue", "WorkloadPriorityClass", "Topology"}
 CLUSTER_WIDE = {"Namespace", "ClusterRole", "ClusterRoleBinding"} | WITHOUT_SCHEMA - {"LocalQueue"}
 
 
@@ -133,7 +133,7 @@ def test_the_launcher_may_create_training_jobs_and_nothing_more() -> None:
     rules = named(objects, "Role", "mugv-launcher")["rules"]
     writes = {r for rule in rules for r in rule["resources"] if set(rule["verbs"]) & {"create", "update", "patch", "delete"}}
     assert writes == {"trainjobs"}
-    assert named(objects, "ClusterTrainingRuntime", RUNTIME)
+    assert named(objects, "ClusterTrainingRuntime", JobSettings().runtime)
     assert not any("*" in rule["verbs"] + rule["resources"] for rule in rules)
 
 
