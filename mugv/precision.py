@@ -35,7 +35,7 @@ def resolve(asked: Precision, device: str, autocast: bool = False) -> Resolved:
 
 
 def here() -> str:
-    """The device type that training uses on this machine."""
+    """The device type that networks run on in this process: the one place that decides it."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

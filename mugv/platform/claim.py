@@ -141,6 +141,7 @@ class Claim:
     def _keep(self, found: Path) -> None:
         _owner_of(self._hidden / self.token).replace(_owner_of(found))
         self.token = found.name
+        shutil.rmtree(self.out, ignore_errors=True)
 
     def _alive(self, owner: Path) -> bool:
         try:

@@ -214,11 +214,13 @@ def ending_of(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> Endi
     """Of a failed job: a user's error before all, then what ended first, for the others end since one of their group is gone."""
     ended = [found for pod in pods if (found := _pod_ended(pod))]
     if ended:
-        code, _, reason = min(ended, key=lambda e: (e[0] != EXIT_USER, e[1]))
-        return Ending(code, reason)
-    failed = next((c for c in job.get("status", {}).get("conditions", ()) if c.get("type") == "Failed"), {})
+        first = min(ended, key=lambda e: (e[0] != EXIT_USER, e[1]))
+        return Ending(first[0], first[2])
+    conditions = job.get("status", {}).get("conditions", ())
+    failed: Mapping[str, Any] = next((c for c in conditions if c.get("type") == "Failed"), {})
     told = ": ".join(str(failed[name]) for name in ("reason", "message") if failed.get(name))
-    return Ending(None, told or "failed and does not say why")
+    unknown = failed.get("reason") == "TrainingRuntimeNotSupported"
+    return Ending(EXIT_USER if unknown else None, told or "failed and does not say why")
 
 
 def _pod_ended(pod: Mapping[str, Any]) -> tuple[int, str, str] | None:

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from mugv.errors import StoreError, UserError
+from mugv.errors import ServiceAwayError, UserError
 from mugv.platform.trainjob import GROUP, KEY_LABEL, PLURAL, PODS, VERSION
 from mugv.recipe.resources import JobSettings
 
@@ -20,6 +20,7 @@ TIMEOUT = (5.0, 30.0)
 """Seconds to connect and to be answered."""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 LOG_BYTES = 1 << 20
+KUEUE = "kueue.x-k8s.io"
 ROLE = "role mugv-launcher (manifests/base/rbac.yaml)"
 
 
@@ -28,7 +29,7 @@ def on_cluster(environment: Mapping[str, str] = os.environ) -> bool:
     return bool(environment.get("KUBERNETES_SERVICE_HOST") or environment.get("MUGV_KUBECONFIG"))
 
 
-class UnreachableError(StoreError):
+class UnreachableError(ServiceAwayError):
     """The API server does not answer; it may soon."""
 
 
@@ -50,7 +51,7 @@ class Api:
         connection = client.ApiClient(settings)
         self.namespace = namespace or os.environ.get("MUGV_POD_NAMESPACE", "") or _own_namespace()
         self._objects, self._core = client.CustomObjectsApi(connection), client.CoreV1Api(connection)
-        self._discovery = client.ApisApi(connection)
+        self._connection = connection
         self._untold: set[str] = set()
 
     def check(self, settings: JobSettings, key: str) -> None:
@@ -73,17 +74,19 @@ class Api:
         if found is None:
             raise UserError(f"{key}.queue {queue}: Kueue is not installed on this cluster; install it or leave the key out")
         names = sorted(item["metadata"]["name"] for item in found)
-        if found and queue not in names or not found and "localqueues" not in self._untold:
+        if (found and queue not in names) or (not found and "localqueues" not in self._untold):
             there = f"has {', '.join(names)}" if names else "has none"
             raise UserError(f"{key}.queue {queue}: namespace {self.namespace} {there}; create the LocalQueue or name another")
 
     def _kueue(self, plural: str) -> list[dict[str, Any]] | None:
         """Objects of Kueue in the namespace, [] where they may not be read; None where Kueue is not installed."""
-        groups = self._call(lambda: self._discovery.get_api_versions(_request_timeout=TIMEOUT).groups)
-        version = next((g.preferred_version.version for g in groups or () if g.name == "kueue.x-k8s.io"), None)
-        if version is None:
-            return None
-        arguments = ("kueue.x-k8s.io", version, self.namespace, plural)
+        try:
+            group = _answered(lambda: self._connection.call_api(f"/apis/{KUEUE}", "GET", **_GROUP)[0])
+        except _RefusedError as refusal:
+            if refusal.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise self._mistake(refusal, "use") from None
+        arguments = (KUEUE, group["preferredVersion"]["version"], self.namespace, plural)
         read = lambda: self._objects.list_namespaced_custom_object(*arguments, _request_timeout=TIMEOUT)  # noqa: E731
         found = self._ask(plural, lambda: self._call(read), {"items": []})
         return list((found or {"items": []})["items"])
@@ -196,6 +199,7 @@ class Api:
         return UserError(f"{where}: the cluster refuses to {verb} it: {refusal.message}")
 
 
+_GROUP: dict[str, Any] = {"auth_settings": ["BearerToken"], "response_type": "object", "_request_timeout": TIMEOUT}
 _RAW: dict[str, Any] = {"_preload_content": False, "_request_timeout": TIMEOUT}
 
 

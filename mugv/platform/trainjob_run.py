@@ -8,6 +8,7 @@ run(...)  --create | adopt-->  waits  -->  runs  -->  complete
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ AWAY_SECONDS = 3600.0
 LEAVE_SECONDS = 15.0
 """Of a task's own grace period, for asking the cluster to delete the job."""
 BACK_OFF = 10.0
+LOST = 128 + signal.SIGHUP
+"""Exit code of a task whose work another try has taken over: that one follows the job."""
 
 
 def _say(line: str) -> None:
@@ -43,6 +46,8 @@ class JobRun:
     retries: int
     position: Callable[[], int] = lambda: 0
     """How far the training is, in steps: a job that got further does not count as failed in vain."""
+    before: Callable[[dict[str, Any]], None] = lambda _: None
+    """Called with the manifest before a job is made: clears what a failed one left, remembers that there is one."""
     grace: float = 30.0
     """Seconds that the pods have to end."""
     poll: float = 5.0
@@ -77,8 +82,9 @@ class JobRun:
             self.api.delete(self.name)
             if ending is not None:
                 self._wait_until_gone(self.name)
-        except BaseException:
-            self._leave()
+        except BaseException as error:
+            if not (isinstance(error, SystemExit) and error.code == LOST):
+                self._leave()
             raise
         return ending
 
@@ -116,6 +122,7 @@ class JobRun:
                 return
             else:
                 self._end_of_others()
+                self.before(self.manifest)
                 if self._patiently(lambda: self.api.create(self.manifest)) is not None:
                     nodes, each = (self.manifest["spec"]["trainer"][n] for n in ("numNodes", "numProcPerNode"))
                     self.say(f"TrainJob {self.name}: made in namespace {self.api.namespace}, {nodes} nodes of {each} processes")

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mugv.errors import EXIT_TRY_AGAIN, EXIT_USER, MissingFeatureError, ServiceAwayError, StoppedError, UserError
+from mugv.durable import replace_text
+from mugv.errors import EXIT_TRY_AGAIN, EXIT_USER, ServiceAwayError, StoppedError, UserError
 from mugv.ranks import STOPPED
+from mugv.recipe import recipe_to_json
 from mugv.stages.base import StageContext
-from mugv.stages.placement import world_of
+from mugv.stages.placement import Layout, layout_of, training_pool
 from mugv.stages.progress import ProgressWriter
 from mugv.stages.worker import FAILURE
 
@@ -71,57 +73,60 @@ def merge_adapters(ctx: StageContext, chunks: list[MugDiT], stage: TrainStage) -
 
 
 def run_training(ctx: StageContext, train: Callable[[StageContext], dict[str, float]], module: str) -> dict[str, float]:
-    """Call `train(ctx)` here for one process, else in `parallel.world` processes; the metrics of rank 0 come back."""
-    stage = module.rpartition(".")[2]
-    if world_of(ctx.recipe, stage) == 1:
+    """Call `train(ctx)` here for one process, else in the processes of the recipe's layout, on this machine or as a job of many nodes;
+    the metrics of rank 0 come back."""
+    stage, resources = module.rpartition(".")[2], ctx.recipe.resources
+    layout = layout_of(ctx.recipe, stage, getattr(resources, training_pool(stage)))
+    if layout == Layout(1, 1):
         return train(ctx)
     from mugv.platform.launch import LaunchSpec, run_local
-    from mugv.recipe import recipe_to_json
+    from mugv.stages.many_nodes import OUT, run_job
 
-    _check_one_machine(ctx)
-    specification = ctx.work / "distributed.json"
-    specification.write_text(
-        json.dumps(
-            {
-                "recipe": recipe_to_json(ctx.recipe),
-                "node": ctx.node,
-                "index": ctx.index,
-                "inputs": {k: str(v) for k, v in ctx.inputs.items()},
-                "refs": {k: v.to_dict() for k, v in ctx.refs.items()},
-                "out": str(ctx.out),
-                "work": str(ctx.work),
-                "module": module,
-                "record": str(ctx.progress.record.folder) if isinstance(ctx.progress, ProgressWriter) else None,
-            }
+    specification, report, failure = (ctx.work / name for name in ("distributed.json", "distributed-metrics.json", FAILURE))
+    if layout.nodes > 1:
+        _specify(specification, ctx, module, ctx.work / OUT)
+        ending = run_job(ctx, stage, layout, specification, [report, failure])
+        code, told = (EXIT_USER if ending.by_user else EXIT_TRY_AGAIN, ending.reason) if ending else (0, "")
+    else:
+        report.unlink(missing_ok=True)
+        failure.unlink(missing_ok=True)
+        _specify(specification, ctx, module, ctx.out)
+        launch = LaunchSpec(
+            "mugv.stages.worker", (str(specification),), 1, layout.processes_per_node, grace_seconds=resources.grace_seconds
         )
-    )
-    report = ctx.work / "distributed-metrics.json"
-    report.unlink(missing_ok=True)
-    (ctx.work / FAILURE).unlink(missing_ok=True)
-    world, grace = ctx.recipe.parallel.world, ctx.recipe.resources.grace_seconds
-    code = run_local(LaunchSpec("mugv.stages.worker", (str(specification),), processes_per_node=world, grace_seconds=grace))
-    if code in STOPPED:
-        raise StoppedError(code - 128, f"in {ctx.node}; its checkpoint is kept")
+        code = run_local(launch)
+        told = f"its processes ended with code {code}; their own messages are above"
+        if code in STOPPED:
+            raise StoppedError(code - 128, f"in {ctx.node}; its checkpoint is kept")
     if code:
-        raise _failure(ctx, code)
+        raise _failure(failure, code, f"{ctx.node}: {told}")
     return json.loads(report.read_text())
 
 
-def _failure(ctx: StageContext, code: int) -> Exception:
+def _specify(path: Path, ctx: StageContext, module: str, out: Path) -> None:
+    """What each process reads to do its part of the stage."""
+    specification = {
+        "recipe": recipe_to_json(ctx.recipe),
+        "node": ctx.node,
+        "index": ctx.index,
+        "inputs": {k: str(v) for k, v in ctx.inputs.items()},
+        "refs": {k: v.to_dict() for k, v in ctx.refs.items()},
+        "out": str(out),
+        "work": str(ctx.work),
+        "module": module,
+        "record": str(ctx.progress.record.folder) if isinstance(ctx.progress, ProgressWriter) else None,
+    }
+    replace_text(path, json.dumps(specification))
+
+
+def _failure(path: Path, code: int, otherwise: str) -> Exception:
     """What the first process that failed said, else that it said nothing."""
+    kinds = {EXIT_USER: UserError, EXIT_TRY_AGAIN: ServiceAwayError}
     try:
-        told = json.loads((ctx.work / FAILURE).read_text())
-        return {EXIT_USER: UserError, EXIT_TRY_AGAIN: ServiceAwayError}.get(told["code"], RuntimeError)(str(told["error"]))
+        told = json.loads(path.read_text())
+        return kinds.get(told["code"], RuntimeError)(str(told["error"]))
     except (OSError, ValueError, KeyError, TypeError):
-        return RuntimeError(f"{ctx.node}: its processes ended with code {code}; their own messages are above")
-
-
-def _check_one_machine(ctx: StageContext) -> None:
-    per_node = ctx.recipe.resources.gpus_per_node
-    if per_node and ctx.recipe.parallel.world > per_node:
-        raise MissingFeatureError(
-            f"parallel.world {ctx.recipe.parallel.world} needs more than one node of {per_node} GPUs: this release trains on one machine"
-        )
+        return kinds.get(code, RuntimeError)(otherwise)
 
 
 def is_main() -> bool:

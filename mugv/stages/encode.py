@@ -23,10 +23,11 @@ def run(ctx: StageContext) -> dict[str, float]:
     """Inputs: clips, vae. Output: a LatentSet folder."""
     from mugv.dataset.clipset import ClipSet
     from mugv.dataset.latentset import LatentRow, write_latent_set
+    from mugv.precision import here
     from mugv.text import open_encoder
     from mugv.vae import load_vae
 
-    clips, vae = ClipSet.open(ctx.inputs["clips"]), load_vae(ctx.inputs["vae"]).eval()
+    clips, vae = ClipSet.open(ctx.inputs["clips"]), load_vae(ctx.inputs["vae"]).eval().to(here())
     rows = clips.rows()
     if not any(r.split == "train" for r in rows):
         raise UserError(
@@ -83,22 +84,23 @@ def _given_norm(ctx: StageContext) -> LatentNorm | None:
 
 
 def _encode_all(ctx: StageContext, clips: ClipSet, rows: list[ClipRow], vae: VideoVAE, size: tuple[int, int], done: int) -> Moments:
-    """Posterior means and variances, each [N, C, T, h, w], of all rows at a size."""
+    """Posterior means and variances, each [N, C, T, h, w] in fp32 on the CPU, of all rows at a size."""
     import numpy as np
     import torch
 
     from mugv.media.resize import resize_crop
     from mugv.precision import resolve
+    from mugv.vae.samples import to_video
 
-    means, variances, batch = [], [], ctx.recipe.encode.batch
-    bf16 = resolve(ctx.recipe.vae.train.precision, "cpu", autocast=True) == "bf16"
+    means, variances, batch, device = [], [], ctx.recipe.encode.batch, vae.shift.device
+    bf16 = resolve(ctx.recipe.vae.train.precision, device.type, autocast=True) == "bf16"
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
         pixels = np.stack([resize_crop(clips.frames(r.clip_id), *size) for r in part])
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            posterior = vae.encode(torch.from_numpy(pixels).permute(0, 4, 1, 2, 3).float() / 127.5 - 1)
-        means.append(posterior.mean.float())
-        variances.append(posterior.logvar.float().exp())
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            posterior = vae.encode(to_video(torch.from_numpy(pixels).to(device)))
+        means.append(posterior.mean.float().cpu())
+        variances.append(posterior.logvar.float().exp().cpu())
         ctx.progress(done * len(rows) + start + len(part), len(rows) * len(ctx.recipe.encode.sizes), {})
     return torch.cat(means), torch.cat(variances)
 

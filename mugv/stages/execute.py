@@ -37,6 +37,7 @@ from mugv.stages.earlier import Earlier
 from mugv.stages.environment import RunEnvironment
 from mugv.stages.graph import SHARD_INPUTS, Keys, Node, build_graph, is_needed, made_with, of_shards
 from mugv.stages.pages import add_pages, show
+from mugv.stages.placement import check_gpus, task_pool
 from mugv.stages.progress import ProgressWriter
 from mugv.stages.roots import Roots
 from mugv.stages.run_record import begin
@@ -125,6 +126,8 @@ def _run_stage(node: Node, recipe: Recipe, refs: dict[str, Ref], environment: Ru
 def _work(
     node: Node, recipe: Recipe, refs: dict[str, Ref], environment: RunEnvironment, store: Store, key: str, claim: Claim, roots: Roots
 ) -> Ref:
+    if node.pool != "data":
+        check_gpus(task_pool(recipe, node).gpus)
     work, out, resumed = claim.work, claim.out, claim.resumed
     out.mkdir()
     record = environment.record()

@@ -1,12 +1,16 @@
 """Where a node of the graph runs on a cluster: on how many machines, in how many processes, and what its own task asks for.
 
-Recipe and graph only: pipelines, the launcher and the check before a run read the same answer.
+No work: pipelines, the launcher and the check before a run read the same answer.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mugv.errors import UserError
+from mugv.precision import here
 from mugv.recipe import Recipe
 from mugv.recipe.schema import Pool
 from mugv.stages.graph import Node
@@ -44,6 +48,11 @@ def pool_of(recipe: Recipe, node: Node) -> Pool:
     return pool
 
 
+def training_pool(stage: str) -> str:
+    """Name of the pool of a training stage."""
+    return "vae" if stage == "train_vae" else "train"
+
+
 def task_pool(recipe: Recipe, node: Node) -> Pool:
     """What the node's own task asks for: as many GPUs as it uses; with a layout of many nodes little and no GPU, on nodes for data."""
     pool = pool_of(recipe, node)
@@ -54,6 +63,15 @@ def task_pool(recipe: Recipe, node: Node) -> Pool:
         data = recipe.resources.data
         return LAUNCHER.model_copy(update={"node_selector": data.node_selector, "tolerations": data.tolerations})
     return pool.model_copy(update={"gpus": min(pool.gpus, layout.processes_per_node)})
+
+
+def check_gpus(gpus: int, environment: Mapping[str, str] = os.environ) -> None:
+    """UserError in a pod that asked for GPUs and whose torch sees none: it would hold them and compute on the CPU, for weeks."""
+    if gpus and environment.get("KUBERNETES_SERVICE_HOST") and here() == "cpu":
+        raise UserError(
+            f"this pod asked for {gpus} GPUs and torch sees none: give resources.image_train a CUDA build of torch, and look at the "
+            "node's driver and device plugin"
+        )
 
 
 def nodes(recipe: Recipe) -> int:

@@ -48,10 +48,10 @@ def train(ctx: StageContext) -> dict[str, float]:
     clips = ClipSet.open(ctx.inputs["clips"])
     skipped: dict[str, float] = {}
     if ctx.recipe.weights.vae:
-        vae = _given(ctx)
+        vae = _given(ctx).to(here())
     else:
         torch.set_rng_state(generator_for(ctx.recipe.seed, 0, 0, INITIAL).get_state())
-        vae = VideoVAE(ctx.recipe.vae.model)
+        vae = VideoVAE(ctx.recipe.vae.model).to(here())
         rows = clips.rows("train")
         footage = lru_cache(maxsize=1)(lambda size: _decode(clips, rows, size))
         task = VAETask(vae, settings, footage, ctx.recipe.seed, [row.clip_id for row in rows])

@@ -21,7 +21,11 @@ FAILURE = "distributed-failure.json"
 
 def main(path: str) -> int:
     """The exit code, as mugv.ranks expects it; what the stage raised is written down for the process that waits."""
-    spec = json.loads(Path(path).read_text())
+    try:
+        spec = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        print(f"mugv-error: {path} is not here: all nodes must share the state volume (claim mugv-state, ReadWriteMany)", flush=True)
+        return EXIT_USER
     try:
         _train(spec)
     except StoppedError as stopped:
@@ -56,11 +60,14 @@ def _train(spec: dict[str, Any]) -> None:
     from mugv.recipe import recipe_from_json
     from mugv.stages.base import StageContext, silent
     from mugv.stages.dit_common import is_main
+    from mugv.stages.placement import check_gpus, training_pool
     from mugv.stages.progress import ProgressWriter
     from mugv.store.base import Ref
 
+    recipe = recipe_from_json(spec["recipe"])
+    check_gpus(getattr(recipe.resources, training_pool(spec["module"].rpartition(".")[2])).gpus)
     ctx = StageContext(
-        recipe=recipe_from_json(spec["recipe"]),
+        recipe=recipe,
         node=spec["node"],
         index=spec["index"],
         inputs={k: Path(v) for k, v in spec["inputs"].items()},

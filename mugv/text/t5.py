@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mugv.errors import UserError
+from mugv.precision import here
 from mugv.store.carried import local_path
 
 BATCH = 8
@@ -31,7 +32,7 @@ class T5Encoder:
 
         self.width = width
         self.max_tokens = max_tokens
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or here()
         self._tokenizer, model = _load(path, torch.bfloat16 if precision == "bf16" else torch.float32)
         if model.config.d_model != width:
             raise UserError(f"text.width: {width} given, but the T5 encoder at {path} is {model.config.d_model} wide")

@@ -8,7 +8,11 @@ import torch
 import torch.distributed as dist
 
 from mugv.dit.megatron_cpu import install
+from mugv.precision import here
 from mugv.recipe.schema import Parallel
+
+BACKENDS = {"cuda": "cpu:gloo,cuda:nccl", "cpu": "gloo"}
+"""By device type: NCCL moves CUDA tensors alone, so what lies on the CPU beside them (counts, names, states) goes by gloo."""
 
 
 def initialise(layout: Parallel) -> None:
@@ -33,8 +37,8 @@ def initialise(layout: Parallel) -> None:
 
 def start(world: int) -> None:
     """torch.distributed alone, which is all that plain data parallelism needs; each process takes its own GPU."""
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if torch.cuda.is_available():
+    backend = BACKENDS[here()]
+    if here() == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" in os.environ:
         dist.init_process_group(backend)

@@ -46,7 +46,8 @@ class Posterior:
     logvar: Tensor
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=torch.float32)
+        # Drawn on the CPU, whose generators alone give the same numbers on every device.
+        noise = torch.randn(self.mean.shape, generator=generator, dtype=torch.float32).to(self.mean.device)
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 
 

@@ -191,7 +191,9 @@ class VAETask:
         which = torch.randint(n, (LINEAR_WINDOWS, 1), generator=generator)
         with torch.no_grad(), self._autocast():
             features = torch.cat([self.vae.encode_frames(to_video(self.clips[part].to(self.device))) for part in _parts(which, windows)])
-        start_linear(self.vae.temporal_vae, features.permute(0, 3, 4, 2, 1).flatten(0, 2))
+        # In double precision and by small matrices: on the CPU, wherever the network is.
+        start_linear(self.vae.temporal_vae.cpu(), features.cpu().permute(0, 3, 4, 2, 1).flatten(0, 2))
+        self.vae.temporal_vae.to(self.device)
 
     def _loss(self, phase: VAEPhase, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         if phase.parts == "spatial":

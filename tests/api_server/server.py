@@ -17,10 +17,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
@@ -51,11 +51,11 @@ class Front(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     upstream = ""
-    pods: dict[str, dict[str, Any]] = {}
-    logs: dict[str, str] = {}
-    events: list[dict[str, Any]] = []
+    pods: ClassVar[dict[str, dict[str, Any]]] = {}
+    logs: ClassVar[dict[str, str]] = {}
+    events: ClassVar[list[dict[str, Any]]] = []
     down = False
-    granted: dict[str, list[dict[str, Any]]] = {}
+    granted: ClassVar[dict[str, list[dict[str, Any]]]] = {}
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -175,16 +175,16 @@ def running(folder: Path) -> Iterator[str]:
         "--authentication-skip-lookup",
         *WITHOUT,
     ]
-    with (folder / "log").open("wb") as log:
-        processes = [subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "GOMAXPROCS": "2"}) for command in (etcd, server)]
-        try:
-            _wait(url, processes, folder / "log")
-            yield url
-        finally:
-            for process in reversed(processes):
-                process.terminate()
-                process.wait(30)
-            front.shutdown()
+    with ExitStack() as stack:
+        stack.callback(front.shutdown)
+        log = stack.enter_context((folder / "log").open("wb"))
+        processes = []
+        for command in (etcd, server):
+            processes.append(subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "GOMAXPROCS": "2"}))
+            stack.callback(processes[-1].wait, 30)
+            stack.callback(processes[-1].terminate)
+        _wait(url, processes, folder / "log")
+        yield url
 
 
 def _wait(url: str, processes: list[subprocess.Popen[bytes]], log: Path) -> None:

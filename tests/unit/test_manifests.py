@@ -14,8 +14,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from mugv.recipe.resources import JobSettings
 from mugv.recipe import load_recipe
+from mugv.recipe.resources import JobSettings
 from pipelines import common
 
 ROOT = Path(__file__).resolve().parents[2]

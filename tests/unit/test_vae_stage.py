@@ -98,6 +98,16 @@ def test_a_stage_killed_after_a_phase_ends_with_the_same_weights(recipe: Recipe,
     assert losses[0] == losses[1]
 
 
+def test_two_ranks_train_one_vae_and_meet_over_the_tensors_backend(recipe: Recipe, clips: Path, tmp_path: Path):
+    batches = ["pretrain.0.batch=2", "pretrain.1.batch=2", "sft.batch=2", "align.rounds.0.batch=4", "align.rounds.1.batch=4"]
+    two = load_recipe(write_recipe(tmp_path), [*(f"{key}={value}" for key, value in VAE.items()), *batches, "parallel.world=2"])
+    ctx = context(two, clips, tmp_path)
+    metrics = train_vae.run(ctx)
+    assert len(MetricsLog(ctx.out / "metrics.jsonl").read()) == 8
+    assert 3 < metrics["vae_psnr"] < 60
+    assert all(bool(tensor.isfinite().all()) for tensor in load_vae(ctx.out).state_dict().values())
+
+
 def test_a_clip_set_without_training_clips_says_so(recipe: Recipe, tmp_path: Path):
     write_rows(tmp_path / "manifest.parquet", [ClipRow("c0", "v0.mp4", "d", reason="blurred")])
     (tmp_path / "card.json").write_text(json.dumps({"shards": {}}))

@@ -13,6 +13,7 @@ from typing import Any
 
 from mugv.curation.captions.model import Answer, NoAnswerError, Question
 from mugv.errors import UserError
+from mugv.precision import here
 from mugv.recipe.curation import Captioning
 from mugv.store.carried import local_path
 
@@ -28,7 +29,7 @@ class LocalModel:
         assert settings.model is not None
         path = settings.model
         self.name = Path(path).name
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = here()
         self._processor, model = _load(path, torch.bfloat16 if self.device == "cuda" else torch.float32)
         self._model = model.to(self.device).eval().requires_grad_(False)
         self._waiting: list[tuple[Question, asyncio.Future[Answer]]] = []

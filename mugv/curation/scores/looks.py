@@ -13,6 +13,7 @@ import numpy as np
 
 from mugv.curation.scores.base import Clip, Input, Once, short_reason, spread
 from mugv.errors import UserError
+from mugv.precision import here
 from mugv.recipe.curation import Aesthetic as Settings
 from mugv.recipe.curation import Curation
 from mugv.store.carried import local_path
@@ -29,7 +30,7 @@ class Embedder:
 
         assert settings.clip is not None
         self.torch = torch
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(here())
         self.model = _clip(settings.clip).to(self.device).eval()
         self.input = Input("rgb", int(self.model.config.vision_config.image_size), settings.frames)
         self.frames = settings.frames

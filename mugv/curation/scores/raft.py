@@ -12,6 +12,7 @@ import numpy as np
 
 from mugv.curation.scores.base import short_reason
 from mugv.errors import UserError
+from mugv.precision import here
 from mugv.recipe.curation import Motion as Settings
 from mugv.store.carried import local_path
 
@@ -36,7 +37,7 @@ class _Raft:
         import torch
 
         self.torch = torch
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(here())
         self.network = _load(weights).to(self.device).eval()
 
     def __call__(self, first: np.ndarray, second: np.ndarray) -> float:
