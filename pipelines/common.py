@@ -51,6 +51,7 @@ CAPTIONS = "mugv-captions"
 VIDEOS = "mugv-videos"
 OWN_POD = {"MUGV_POD_NAME": "metadata.name", "MUGV_POD_UID": "metadata.uid", "MUGV_POD_NAMESPACE": "metadata.namespace"}
 """What a task that starts a TrainJob must know of its own pod, which owns the job."""
+RETRY_PAUSE = "15s"
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 """Where KFP writes the id of the run on every pod."""
 
@@ -62,8 +63,8 @@ class Settings:
     recipe: Recipe
     keys: Keys | None = None
     """Cache keys for KFP. None: it caches nothing, since only the running task can know its key; the store still does."""
-    retries: int = 0
-    """How often the cluster starts a failed task again; it resumes from its own last checkpoint."""
+    retry: bool = False
+    """Whether a failed task is started again, as its pool says; it resumes from its own last checkpoint."""
     goal: str = ""
     """Node that the run is for; "": the last of the graph."""
 
@@ -134,7 +135,7 @@ def _cache(task: dsl.PipelineTask, key: str | None) -> None:
 def _place(task: dsl.PipelineTask, node: Node, settings: Settings) -> None:
     resources = settings.recipe.resources
     image = resources.image_data if node.pool == "data" else resources.image_train
-    place(task, task_pool(settings.recipe, node), image, settings.retries)
+    place(task, task_pool(settings.recipe, node), image, settings.retry)
     if layout_of(settings.recipe, node.stage, pool_of(settings.recipe, node)).nodes > 1:
         for name, field in OWN_POD.items():
             kubernetes.use_field_path_as_env(task, name, field)
@@ -149,7 +150,7 @@ def _place(task: dsl.PipelineTask, node: Node, settings: Settings) -> None:
         kubernetes.mount_pvc(task, pvc_name=VIDEOS, mount_path=videos.rpartition("/")[0] if videos.endswith(".parquet") else videos)
 
 
-def place(task: dsl.PipelineTask, pool: Pool, image: str, retries: int = 0) -> None:
+def place(task: dsl.PipelineTask, pool: Pool, image: str, retry: bool = False) -> None:
     """Image, processor, memory, GPUs, nodes and the platform's environment of one task. A local run ignores all but the image."""
     task.set_container_image(image)
     task.set_cpu_request(pool.cpu).set_cpu_limit(pool.cpu).set_memory_request(pool.memory).set_memory_limit(pool.memory)
@@ -162,8 +163,9 @@ def place(task: dsl.PipelineTask, pool: Pool, image: str, retries: int = 0) -> N
         kubernetes.add_node_selector(task, label_key=label, label_value=value)
     for toleration in pool.tolerations:
         _tolerate(task, toleration)
-    if retries:
-        task.set_retry(retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="900s")
+    if retry:
+        # Argo's longest backoff is no longest pause: it is the time since the first try after which none begins. So the pauses do not grow.
+        task.set_retry(pool.retries, backoff_duration=RETRY_PAUSE, backoff_factor=1.0, backoff_max_duration=f"{pool.deadline:.0f}s")
     _environment(task)
     _confine(task)
 

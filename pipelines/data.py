@@ -12,9 +12,9 @@ from pipelines.common import Settings, add_tasks, cluster_name, shard_pipeline
 STAGES = ("sample_footage", "scan", "curate_shard", "caption", "curate")
 
 
-def build_pipeline(recipe: Recipe, roots: Roots | None = None, retries: int = 0) -> Any:
+def build_pipeline(recipe: Recipe, roots: Roots | None = None, retry: bool = False) -> Any:
     """A KFP pipeline of the recipe's data stages; parameters as in pipelines.train."""
-    settings = Settings(recipe, Keys(recipe, roots) if roots else None, retries, goal="curate")
+    settings = Settings(recipe, Keys(recipe, roots) if roots else None, retry, goal="curate")
     nodes = [node for node in build_graph(recipe) if node.stage in STAGES]
     nested = shard_pipeline(nodes, settings)
     handed = roots.to_json() if roots else ""

@@ -14,13 +14,13 @@ CHANGED, GO_ON = "changed", "go on"
 RESOLVED_VIDEOS = "resolved"
 
 
-def build_pipeline(recipe: Recipe, repository: str = "", path: str = "videos", revision: str = "", retries: int = 0) -> Any:
+def build_pipeline(recipe: Recipe, repository: str = "", path: str = "videos", revision: str = "", retry: bool = False) -> Any:
     """A KFP pipeline with the parameters recipe, repository, path and revision (the arguments are their defaults).
 
     `repository`: DVC project that holds the videos; "" retrains on the recipe's own data. No task has a cache key here: keys
     depend on the data of the day, so the store alone decides what is found and what runs.
     """
-    settings = Settings(_planned(recipe, repository), retries=retries)
+    settings = Settings(_planned(recipe, repository), retry=retry)
     nodes = build_graph(settings.recipe)
     nested = shard_pipeline(nodes, settings)
     defaults = (recipe_to_json(recipe), repository, path if repository else "", revision)
@@ -44,7 +44,8 @@ def _own_task(component: str, settings: Settings, **arguments: Any) -> Any:
     """A task of this pipeline that is no node of the graph; its result depends on the day, so KFP caches nothing."""
     task = load_component(component)(**arguments)
     resources = settings.recipe.resources
-    place(task, resources.data, resources.image_data, settings.retries)
+    # What only says why the run ends must not say it again and again.
+    place(task, resources.data, resources.image_data, settings.retry and component != "hold")
     return task.set_display_name(component.replace("_", "-")).set_caching_options(False)
 
 

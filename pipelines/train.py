@@ -10,12 +10,12 @@ from mugv.stages.roots import Roots
 from pipelines.common import Settings, add_tasks, cluster_name, shard_pipeline
 
 
-def build_pipeline(recipe: Recipe, roots: Roots | None = None, retries: int = 0) -> Any:
+def build_pipeline(recipe: Recipe, roots: Roots | None = None, retry: bool = False) -> Any:
     """A KFP pipeline of every node of the recipe's graph; parameters `recipe` and `roots`, by default those given here, as JSON.
 
     `roots`: what cache keys start from; KFP gets the keys. None: the run's first task finds them, and caching is left to the store.
     """
-    settings = Settings(recipe, Keys(recipe, roots) if roots else None, retries)
+    settings = Settings(recipe, Keys(recipe, roots) if roots else None, retry)
     nodes = build_graph(recipe)
     nested = shard_pipeline(nodes, settings)
     handed = roots.to_json() if roots else ""

@@ -28,7 +28,7 @@ from mugv.curation.meter import Meter
 from mugv.curation.rows import ClipRow, read_rows, write_rows
 from mugv.curation.source import curate_source, whole_file
 from mugv.curation.sources import SourceFile
-from mugv.errors import StoreError
+from mugv.errors import ServiceAwayError
 from mugv.media.decoder import DecoderEndedError
 from mugv.recipe.fetch import Fetch
 from mugv.recipe.schema import Curation
@@ -83,7 +83,7 @@ def curate_shard(sources: Sequence[SourceFile], access: Access, settings: Curati
         progress(before + count - len(away), len(sources), _shown(here))
     if away:
         what = f"{len(away)} of {len(sources)} sources cannot be had now, the others are done"
-        raise StoreError(f"{what}; the first: {away[0].detail}, or take them off the list")
+        raise ServiceAwayError(f"{what}; the first: {away[0].detail}, or take them off the list")
     total = Meter()
     for home in homes:
         total.add(Meter(**json.loads((home / METER).read_text())))

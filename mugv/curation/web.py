@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 from mugv.curation.download import Answer, Lost, LostError, changed
 from mugv.curation.retry_after import seconds_of
 from mugv.curation.web_connections import FAR, new_session, scope_of
-from mugv.errors import StoreError
+from mugv.errors import ServiceAwayError
 from mugv.recipe.fetch import Fetch
 from mugv.redact import redact
 
@@ -36,7 +36,7 @@ BUSY = {408, 425, 429}
 """Answers that pass, beside all of 5xx."""
 
 
-class StalledError(StoreError):
+class StalledError(ServiceAwayError):
     """The server is there and sends next to nothing, or does not want to be asked now."""
 
     again = False
@@ -99,7 +99,7 @@ class WebOrigin:
                 if pause > LONGEST_PAUSE_SECONDS:
                     raise StalledError(f"{self.label}: {error}, and to come back in {pause:,.0f} s; run again then") from error
                 if attempt + 1 == s3_client.ATTEMPTS:
-                    raise StoreError(f"{self.label}: get failed {attempt + 1} times ({error}); run again when it is back") from error
+                    raise ServiceAwayError(f"{self.label}: get failed {attempt + 1} times ({error}); run again when it is back") from error
             self.stop.wait(pause)
         raise AssertionError("unreachable")
 

@@ -13,7 +13,6 @@ from mugv.platform.kfp_api import AwayError, KfpApi, connect
 from mugv.recipe import Recipe
 
 Kind = Literal["train", "data", "retrain"]
-RETRIES = 3
 EXPERIMENT = "mugv"
 SERVICE_ACCOUNT = "mugv-pipeline"
 """Account that the manifests make for tasks."""
@@ -155,11 +154,11 @@ def _pipeline(recipe: Recipe, roots: Any, kind: Kind, data: dict[str, str] | Non
     if kind == "retrain":
         from pipelines.retrain import build_pipeline as build_retrain
 
-        return build_retrain(recipe, **(data or {}), retries=RETRIES)
+        return build_retrain(recipe, **(data or {}), retry=True)
     if kind == "data":
         from pipelines.data import build_pipeline as build_data
 
-        return build_data(recipe, roots, RETRIES)
+        return build_data(recipe, roots, retry=True)
     from pipelines.train import build_pipeline
 
-    return build_pipeline(recipe, roots, RETRIES)
+    return build_pipeline(recipe, roots, retry=True)

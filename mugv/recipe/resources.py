@@ -112,6 +112,10 @@ class Pool(Part):
     """Size of /dev/shm, in which the processes of a node meet; it counts as memory. Unset: as much as the memory."""
     environment: dict[Annotated[str, AfterValidator(_variable)], str] = Field(default_factory=dict)
     """Variables of the training processes, such as {NCCL_SOCKET_IFNAME: eth0, NCCL_IB_HCA: mlx5}. No place for secrets."""
+    retries: NonNegative = 20
+    """How often a task that failed or was preempted is started again, each time 15 s later; it goes on from its checkpoint."""
+    deadline: Annotated[float, Field(gt=0, le=31_536_000)] = 2_592_000.0
+    """Seconds since a task first began in which it may be started again; by default 30 days."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels that a node must have."""
     tolerations: tuple[Toleration, ...] = ()

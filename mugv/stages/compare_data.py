@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mugv.errors import StoreError, UserError
-from mugv.platform.records import ERROR_MARK, write_json
+from mugv.platform.records import write_json
 from mugv.recipe import Recipe, recipe_from_json
+from mugv.stages.again import exit_codes
 from mugv.stages.environment import RunEnvironment
 
 if TYPE_CHECKING:
@@ -134,8 +135,5 @@ def hold(comparison: str) -> None:
 
 
 def _one_line(work: Callable[[], Any]) -> Any:
-    try:
+    with exit_codes(waits=False):
         return work()
-    except UserError as error:
-        print(f"{ERROR_MARK}{error}", flush=True)
-        raise SystemExit(2) from None

@@ -23,14 +23,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mugv.errors import StoppedError, StoreError, UserError
+from mugv.errors import ServiceAwayError, StoppedError, StoreError, UserError
 from mugv.platform.claim import Claim, claimed
 from mugv.platform.lineage import in_image
-from mugv.platform.records import ERROR_MARK, RunRecord, made_by, told, write_json
+from mugv.platform.records import RunRecord, made_by, told, write_json
 from mugv.platform.system_metrics import sampled
 from mugv.processes import end_with_runner
 from mugv.recipe import Recipe, recipe_from_json
 from mugv.redact import RedactingFormatter, redact, show_uncaught
+from mugv.stages.again import exit_codes, remembered, settings
 from mugv.stages.base import StageContext
 from mugv.stages.code_digest import code_digest
 from mugv.stages.earlier import Earlier
@@ -77,6 +78,8 @@ def run_node(node_name: str, recipe: Recipe, refs: dict[str, Ref], environment: 
     common = {"stage": node.stage, "index": node.index, "key": key, "started": time.time(), "pid": os.getpid(), **in_image()}
     # Whoever sends the record is the last to go: how the stage failed must be in it.
     with ExitStack() as sending, _failure_recorded(record, node_name, common), explained(environment.state):
+        if not environment.forwarded and (error := remembered(record, node_name)):
+            raise error
         store = environment.open_store()
         found = store.find(output_prefix(node, key))
         if found is None and not is_needed(keys.nodes, node_name, _absent(keys, store), environment.goal):
@@ -224,7 +227,8 @@ def _failure_recorded(record: RunRecord, node: str, common: dict[str, Any]) -> I
         _try_record(record, node, **common, status="interrupted", error=told)
         raise
     except UserError as error:
-        _try_record(record, node, **common, status="failed", error=str(error), user_error=True)
+        final = {} if isinstance(error, ServiceAwayError) else {"settings": settings(record.run)}
+        _try_record(record, node, **common, status="failed", error=str(error), user_error=True, **final)
         raise
     except BaseException as error:  # torch's CheckpointException is no Exception
         message = redact(f"{type(error).__name__}: {error}".splitlines()[0])
@@ -278,9 +282,10 @@ def component_main(
         signal.signal(number, _stop)
     # SIGHUP, which training does not defer: without its run it must not write beside the next one.
     end_with_runner(signal.SIGHUP)
-    if getattr(sys.modules["__main__"].__spec__, "name", "") == "kfp.dsl.executor_main":
+    in_pod = getattr(sys.modules["__main__"].__spec__, "name", "") == "kfp.dsl.executor_main"
+    if in_pod:
         atexit.register(_leave_without_teardown)
-    try:
+    with exit_codes(waits=in_pod and not environment.forwarded), explained(environment.state):
         recipe = recipe_from_json(recipe_json)
         manifests = {name: _manifest(name, Path(path)) for name, path in inputs.items()}
         node = next(n for n in build_graph(recipe) if n.stage == stage and n.index == index)
@@ -296,12 +301,6 @@ def component_main(
         environment.record().update_stage(node.name, timing=timing)
         _done.append(node.name)
         return manifest
-    except UserError as error:
-        print(f"{ERROR_MARK}{error}", flush=True)
-        raise SystemExit(2) from None
-    except OSError as error:
-        print(f"{ERROR_MARK}{error.filename or environment.state}: {error.strerror}", flush=True)
-        raise
 
 
 def _metrics(environment: RunEnvironment, node: str, key: str) -> dict[str, float]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from mugv.errors import UserError
 from mugv.platform.dvc_data import DataVersion, fetch, resolve
-from mugv.platform.records import ERROR_MARK, write_json
+from mugv.platform.records import write_json
 from mugv.recipe import Recipe, recipe_from_json, recipe_to_json
+from mugv.stages.again import exit_codes
 from mugv.stages.environment import RunEnvironment
 from mugv.stages.graph import Keys
 from mugv.stages.roots import MEMORY, Roots
@@ -124,11 +125,8 @@ def _present_champion(model: str, environment: RunEnvironment) -> Version | None
 
 def component_main(recipe_json: str, repository: str, path: str, revision: str, output: str, recipe_output: str, roots_output: str) -> str:
     """Body of the KFP component: write the decision, the recipe with the resolved data and its roots; say and return the decision."""
-    try:
+    with exit_codes(waits=False):
         decision = decide(recipe_json, repository, path, revision)
-    except UserError as error:
-        print(f"{ERROR_MARK}{error}", flush=True)
-        raise SystemExit(2) from None
     write(decision, Path(output))
     Path(recipe_output).write_text(recipe_to_json(decision.recipe))
     Path(roots_output).write_text(decision.roots.to_json())

@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
+PATIENCE = "MUGV_PATIENCE_SECONDS"
+"""Environment variable: for how long a store that is away is asked again, at least; unset: a few times. Tasks on a cluster set it."""
+
 
 @dataclass(frozen=True)
 class Ref:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mugv.errors import StoreError, UserError
+from mugv.errors import ServiceAwayError, StoreError, UserError
 
 _HINTS = {
     errno.ENOSPC: "free some space and run again; finished stages are kept",
@@ -19,7 +19,14 @@ _HINTS = {
     errno.EACCES: "check its permissions, or give another folder with --state",
     errno.EPERM: "check its permissions, or give another folder with --state",
     errno.EIO: "the disk reports an error; check it, or give another folder with --state",
+    errno.ESTALE: "the volume was lost; run again when it is back",
+    errno.ENOTCONN: "the volume was lost; run again when it is back",
+    errno.ETIMEDOUT: "the volume does not answer; run again when it is back",
+    errno.EHOSTDOWN: "the volume does not answer; run again when it is back",
+    errno.EREMOTEIO: "the volume's server reports an error; run again when it is well",
 }
+_LASTING = frozenset({errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
+"""What no later try finds otherwise. A full or a lost volume it may."""
 _CODE = re.compile(r"Os \{ code: (\d+)")
 """How safetensors (Rust) writes the system's error number; Arrow and PyAV raise OSError."""
 _TORCH_WRITES = ("iostream error", "PytorchStreamWriter failed", "unexpected pos ")
@@ -28,27 +35,30 @@ _TORCH_WRITES = ("iostream error", "PytorchStreamWriter failed", "unexpected pos
 
 @contextmanager
 def explained(where: Path | str) -> Iterator[None]:
-    """Turn a disk that is full, read-only, forbidden or failing into one line that says so; other errors pass."""
+    """Turn a disk that is full, read-only, forbidden or failing into one line that says so; other errors pass.
+
+    Raises StoreError, and ServiceAwayError for what may pass: a full, a lost or a failing volume.
+    """
     try:
         yield
     except UserError:
         raise
     except BaseException as error:
-        line = disk_problem(error, where)
-        if line is None:
+        problem = disk_problem(error, where)
+        if problem is None:
             raise
-        raise StoreError(line) from error
+        raise problem from error
 
 
-def disk_problem(error: BaseException, where: Path | str) -> str | None:
-    """The line for an error that a disk caused, however the library that met it wraps it; None for any other error."""
+def disk_problem(error: BaseException, where: Path | str) -> StoreError | None:
+    """What an error that a disk caused is called, however the library that met it wraps it; None for any other error."""
     for inner in _inside(error):
         number = inner.errno if isinstance(inner, OSError) else _number(inner)
         if number in _HINTS:
             name = getattr(inner, "filename", None) or where
-            return f"{os.fsdecode(name)}: {os.strerror(number)}; {_HINTS[number]}"
+            return (StoreError if number in _LASTING else ServiceAwayError)(f"{os.fsdecode(name)}: {os.strerror(number)}; {_HINTS[number]}")
         if isinstance(inner, RuntimeError) and any(words in str(inner) for words in _TORCH_WRITES):
-            return f"{where}: a file could not be written whole (disk full, or over a quota); {_HINTS[errno.ENOSPC]}"
+            return ServiceAwayError(f"{where}: a file could not be written whole (disk full, or over a quota); {_HINTS[errno.ENOSPC]}")
     return None
 
 

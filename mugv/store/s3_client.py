@@ -6,6 +6,7 @@ mugv.store.s3_tls.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -17,13 +18,16 @@ import urllib3
 from minio import Minio
 from minio.error import InvalidResponseError, S3Error, ServerError
 
-from mugv.errors import StoreError, UserError
+from mugv.errors import ServiceAwayError, StoreError, UserError
+from mugv.store.base import PATIENCE
 from mugv.store.s3_credentials import provider
 from mugv.store.s3_tls import refused_certificate, tls_context
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 0.25
+LONGEST_WAIT_SECONDS = 30.0
 THREADS = 4
 _MISSING = {"NoSuchKey", "NoSuchBucket", "NotFound"}
 _FINAL = {400, 401, 403, 405, 409, 501}
@@ -39,11 +43,11 @@ class MissingObjectError(StoreError):
 
 
 class OddAnswerError(Exception):
-    """The server answered, but not what was asked for: cut, or a proxy's page. Asked again. `hint`: what to do if it stays."""
+    """The server answered, but not what was asked for: cut, or a proxy's page. Asked again. `hint`: what to do if it stays so."""
 
-    def __init__(self, message: str, hint: str = "run again when the server is well") -> None:
+    def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.hint = hint
+        self.lasting, self.hint = bool(hint), hint or "run again when the server is well"
 
 
 def connect(label: str) -> Minio:
@@ -83,21 +87,32 @@ def endpoint(label: str) -> tuple[str, bool]:
 
 
 def retried(label: str, what: str, action: Callable[[], T]) -> T:
-    """Do `action`, again with growing pauses while the server is away, busy or answers oddly. Raises MissingObjectError, StoreError."""
-    wait = FIRST_WAIT_SECONDS
-    for attempt in range(ATTEMPTS):
+    """Do `action`, again with growing pauses while the server is away, busy or answers oddly.
+
+    Raises MissingObjectError; ServiceAwayError for a server that stays away; StoreError for one that refuses or is no object store.
+    """
+    patience = float(os.environ.get(PATIENCE, "0"))
+    attempt, waited, wait = 0, 0.0, FIRST_WAIT_SECONDS
+    while True:
         try:
             return action()
         except UserError:
             raise
         except (*_ANSWERS, OddAnswerError) as error:
+            attempt += 1
             _give_up_if_final(label, what, error)
-            if attempt + 1 == ATTEMPTS:
-                hint = error.hint if isinstance(error, OddAnswerError) else "run again when it is back"
-                raise StoreError(f"{label}: {what} failed {ATTEMPTS} times ({_short(error)}); {hint}") from error
+            if attempt >= ATTEMPTS and (waited >= patience or isinstance(error, OddAnswerError)):
+                raise _given_up(f"{label}: {what} failed {attempt} times ({_short(error)})", error) from error
+            if attempt == ATTEMPTS:
+                logger.warning("%s: %s failed %d times (%s); asked again for %.0f s", label, what, attempt, _short(error), patience)
         time.sleep(wait)
-        wait *= 2
-    raise AssertionError("unreachable")
+        waited, wait = waited + wait, min(2 * wait, LONGEST_WAIT_SECONDS)
+
+
+def _given_up(told: str, error: Exception) -> StoreError:
+    if not isinstance(error, OddAnswerError):
+        return ServiceAwayError(f"{told}; run again when it is back")
+    return (StoreError if error.lasting else ServiceAwayError)(f"{told}; {error.hint}")
 
 
 def _give_up_if_final(label: str, what: str, error: Exception) -> None:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from torch.distributed.checkpoint import CheckpointException
 
-from mugv.errors import StoreError, UserError
+from mugv.errors import ServiceAwayError, StoreError, UserError
 from mugv.platform.forwarder import mark_dead
 from mugv.platform.local import RunLog, StageFailedError, _failure, _temporary_folder, measure
 from mugv.platform.lock import state_lock
@@ -166,10 +166,14 @@ def test_process_ends_with_the_one_that_it_works_for(tmp_path: Path) -> None:
     ("raised", "kind", "text"),
     [
         (UserError("labels.jsonl line 3: not JSON"), UserError, "labels.jsonl line 3: not JSON"),
-        (OSError(errno.ENOSPC, "No space left on device", "/w/c.pt"), UserError, "/w/c.pt: No space left on device; free some space"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/w/c.pt"),
+            ServiceAwayError,
+            "/w/c.pt: No space left on device; free some space",
+        ),
         (
             CheckpointException("write", {1: (RuntimeError("basic_ios::clear: iostream error"), None)}),
-            UserError,
+            ServiceAwayError,
             "could not be written whole",
         ),
         (IndexError("list index out of range"), RuntimeError, "IndexError: list index out of range"),
@@ -183,7 +187,7 @@ def test_what_ends_a_rank_reaches_the_process_that_waits(
 
     monkeypatch.setattr(worker, "_train", fails)
     (tmp_path / "spec.json").write_text(json.dumps({"work": str(tmp_path)}))
-    for expected in (2 if kind is UserError else 1, 1):
+    for expected in ({UserError: 2, ServiceAwayError: 75}.get(kind, 1), 1):
         assert worker.main(str(tmp_path / "spec.json")) == expected
         raised = ConnectionError("a process of the group is gone")
     told = _rank_failure(SimpleNamespace(work=tmp_path, node="sft"), 1)  # type: ignore[arg-type]

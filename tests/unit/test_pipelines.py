@@ -192,7 +192,7 @@ def test_failed_tasks_are_retried_on_a_cluster_only(tmp_path: Path) -> None:
     from pipelines.train import build_pipeline
 
     ir, _ = compiled(minimal_recipe(), tmp_path)
-    assert tasks(ir)["train_vae"]["retryPolicy"]["maxRetryCount"] == 3
+    assert tasks(ir)["train_vae"]["retryPolicy"]["maxRetryCount"] == 20
     local = build_pipeline(minimal_recipe()).pipeline_spec
     assert not [t for t in local.root.dag.tasks.values() if t.retry_policy.max_retry_count], "a user's mistake would be tried again"
 
