@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from mugv.cli.summary import output, registered
+from mugv.cli.usage_table import run_usage
 from mugv.platform.records import RunRecord
 
 HITS = ("hit", "not needed")
@@ -39,6 +40,7 @@ def run_document(record: RunRecord) -> dict[str, Any]:
         "error": run.get("error") or None,
         "stages": [_stage(stage) for stage in record.stages()],
         "facts": {fact["name"]: fact["value"] for fact in measured.get("facts", [])},
+        "usage": run_usage(record),
         "judge": {column["title"]: column["score"] for column in measured.get("columns", [])},
         "model": registered(record) or None,
         "report": str(report) if report.is_file() else None,

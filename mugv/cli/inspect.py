@@ -49,8 +49,9 @@ def show(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """One run: stages, cost, outputs, the judge's table."""
+    """One run: stages, what they used, goodput of the training, outputs, the judge's table."""
     from mugv.cli.summary import print_judge, print_result, print_stages
+    from mugv.cli.usage_table import print_usage
     from mugv.platform.records import find_run
 
     record = find_run(existing_state(state), run)
@@ -69,6 +70,7 @@ def show(
     for line in record.damage():
         console.print(line, markup=False)
     print_stages(console, record)
+    print_usage(console, record)
     kfp = described.get("kfp", {})
     if {"seconds", "imports"} <= set(kfp):
         console.print(f"KFP overhead {kfp['seconds']:.2f} s a task, plus {kfp['imports']:.2f} s of process start and imports")

@@ -57,6 +57,7 @@ _MAPPINGS: dict[str, type | tuple[type, ...]] = {
     "kfp": (int, float),
     "timing": (int, float),
     "metrics": (int, float),
+    "usage": (int, float),
     "output": str,
     "inputs": dict,
     "params": object,

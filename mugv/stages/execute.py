@@ -42,6 +42,7 @@ from mugv.stages.placement import check_gpus, task_pool
 from mugv.stages.progress import ProgressWriter
 from mugv.stages.roots import Roots
 from mugv.stages.run_record import begin
+from mugv.stages.usage import accounted
 from mugv.store import Ref, Store, explained
 
 WITHOUT_DIGESTS = frozenset({"vae", "checkpoint", "previous", "candidates", "evaluate"})
@@ -135,16 +136,18 @@ def _work(
     out.mkdir()
     record = environment.record()
     record.update_stage(node.name, work=str(work), resumed=resumed)
-    inputs = _fetched(refs, store)
-    progress = ProgressWriter(record, node.name)
-    earlier = Earlier(store, node.stage, made_with(node, recipe, roots), work) if node.stage in SHARD_INPUTS else None
-    context = StageContext(recipe, node.name, node.index, inputs, refs, out, work, progress, earlier, roots)
-    began = time.perf_counter()
-    with sampled(record, node.name):
-        metrics = importlib.import_module(f"mugv.stages.{node.stage}").run(context)
-    seconds = time.perf_counter() - began
-    add_pages(context)
-    ref = store.publish(out, output_prefix(node, key), key)
+    with accounted(work, record, node, recipe) as ledger:
+        inputs = _fetched(refs, store)
+        ledger.write("inputs")
+        progress = ProgressWriter(record, node.name)
+        earlier = Earlier(store, node.stage, made_with(node, recipe, roots), work) if node.stage in SHARD_INPUTS else None
+        context = StageContext(recipe, node.name, node.index, inputs, refs, out, work, progress, earlier, roots)
+        began = time.perf_counter()
+        with sampled(record, node.name):
+            metrics = importlib.import_module(f"mugv.stages.{node.stage}").run(context)
+        seconds = time.perf_counter() - began
+        add_pages(context)
+        ref = store.publish(out, output_prefix(node, key), key)
     _keep_curves(work, record.curves(node.name))
     record.update_stage(
         node.name,

@@ -24,6 +24,7 @@ from mugv import stopping
 from mugv.durable import sync
 from mugv.errors import StoppedError, UserError
 from mugv.guard import RefusedStepError
+from mugv.ledger import Ledger
 from mugv.precision import here
 from mugv.training.checkpoint_files import barrier, damage, rank, seal, world
 from mugv.training.metrics_log import MetricsLog
@@ -69,9 +70,9 @@ def fit(
     writer = CheckpointWriter(task, folder, milestones, asynchronous)
     with stopping.deferred():
         done = saved = _resume(task, folder, steps)
-        log = MetricsLog(folder / "metrics.jsonl")
+        log, standing = MetricsLog(folder / "metrics.jsonl"), Standing(folder)
         if rank() == 0:
-            log.rewind(done)
+            standing.ledger.write("begin", step=done, **log.rewind(done))
         while not (stop := _agreed_stop()) and done < steps:
             began = time.perf_counter()
             metrics = _train_step(task, done)
@@ -80,17 +81,43 @@ def fit(
                 if progress:
                     progress(done + 1, steps, metrics)
             done += 1
-            if done % save_every == 0 or done == steps or done in milestones:
+            with standing:
+                if done % save_every == 0 or done == steps or done in milestones:
+                    writer.save(saved := done)
+                writer.poll()
+            standing.tell(saved)
+        with standing:
+            if saved != done:
                 writer.save(saved := done)
-            writer.poll()
-        if saved != done:
-            writer.save(done)
-        writer.poll(wait=True)
+            writer.poll(wait=True)
+        standing.tell(saved, last=True)
         if stop:
             stopped = StoppedError(stop, f"after step {done} of {steps}; its checkpoint is kept")
             if rank() == 0:
                 logger.warning("%s", stopped)
             raise stopped
+
+
+class Standing:
+    """Seconds that the loop stands still for its checkpoints, told to the ledger with each. A context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ledger = Ledger(folder)
+        self._seconds = self._began = 0.0
+        self._told = 0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self._seconds += time.perf_counter() - self._began
+
+    def tell(self, saved: int, last: bool = False) -> None:
+        """`saved`: step of the newest checkpoint."""
+        if rank() or (saved == self._told and not last):
+            return
+        self.ledger.write("save", step=saved, saves=int(saved != self._told), seconds=round(self._seconds, 4))
+        self._seconds, self._told = 0.0, saved
 
 
 def _agreed_stop() -> int:
