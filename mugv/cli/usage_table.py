@@ -61,16 +61,14 @@ def print_usage(console: Console, record: RunRecord) -> None:
         table.add_row(node, *_cells(usage))
     console.print(table)
     used, training = found["used"], found["training"]
-    console.print(
-        f"used {used['cpu_seconds']:,.0f} CPU seconds, {used['gpu_seconds']:,.0f} GPU seconds held, at most {used['peak_bytes'] / 1e9:.2f} GB;"
-        f" {used['restarts']:.0f} restarts"
-    )
+    amounts = f"{used['cpu_seconds']:,.0f} CPU seconds, {used['gpu_seconds']:,.0f} GPU seconds held"
+    console.print(f"used {amounts}, at most {used['peak_bytes'] / 1e9:.2f} GB; {used['restarts']:.0f} restarts")
     if training:
         lost = {LOSSES[kind]: seconds / training["wall_seconds"] for kind, seconds in training["lost_seconds"].items() if seconds}
         told = ", ".join(f"{name} {share:.1%}" for name, share in sorted(lost.items(), key=lambda item: -item[1]))
         whole = f"{training['useful_seconds']:,.0f} s of {training['wall_seconds']:,.0f} s in {training['stages']} training stages"
-        line = f"goodput {training['goodput']:.1%}: {whole} went into {training['steps']:,.0f} steps that count; lost: {told or 'nothing'}"
-        console.print(line, soft_wrap=True)
+        steps = f"{training['steps']:,.0f} steps that count"
+        console.print(f"goodput {training['goodput']:.1%}: {whole} went into {steps}; lost: {told or 'nothing'}", soft_wrap=True)
 
 
 def _cells(usage: dict[str, float]) -> list[str]:
