@@ -41,6 +41,12 @@ STORE, TRACKING, STATE = "mugv-store", "mugv-mlflow", "mugv-state"
 STATE_PATH = "/mugv"
 STORE_SECRETS = ("MUGV_S3_ACCESS_KEY", "MUGV_S3_SECRET_KEY")
 STORE_SETTINGS = ("MUGV_STORE", "MUGV_S3_ENDPOINT", "MUGV_STATE")
+STORE_OPTIONS = ("MUGV_S3_CA", "AWS_REGION")
+AUTHORITY, AUTHORITY_PATH = "mugv-ca", "/etc/mugv-ca"
+"""Config map with the certificate of the store's authority (ca.crt), which MUGV_S3_CA then names."""
+GIT = "mugv-git"
+GIT_SECRETS = ("MUGV_GIT_USER", "MUGV_GIT_TOKEN")
+"""Secret with the user and the token of a DVC project's repository."""
 TRACKING_SETTINGS = ("MLFLOW_TRACKING_URI",)
 TRACKING_SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 """Of a server that asks who is there; the secret may be absent."""
@@ -175,8 +181,11 @@ def _tolerate(task: dsl.PipelineTask, toleration: Toleration) -> None:
 
 
 def _environment(task: dsl.PipelineTask) -> None:
-    kubernetes.use_secret_as_env(task, STORE, {name: name for name in STORE_SECRETS})
+    # Optional: a pod's service account may have a role instead of keys.
+    kubernetes.use_secret_as_env(task, STORE, {name: name for name in STORE_SECRETS}, optional=True)
     kubernetes.use_config_map_as_env(task, STORE, {name: name for name in STORE_SETTINGS})
+    kubernetes.use_config_map_as_env(task, STORE, {name: name for name in STORE_OPTIONS}, optional=True)
+    kubernetes.use_config_map_as_volume(task, AUTHORITY, mount_path=AUTHORITY_PATH, optional=True)
     kubernetes.use_config_map_as_env(task, TRACKING, {name: name for name in TRACKING_SETTINGS})
     kubernetes.use_secret_as_env(task, TRACKING, {name: name for name in TRACKING_SECRETS}, optional=True)
     # A task that is started again goes on from its own checkpoints, which lie on this volume.

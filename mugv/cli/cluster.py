@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from mugv.recipe import Recipe
     from mugv.stages.roots import Roots
 
+PipelineOption = Annotated[str, typer.Option(help="train, data or retrain.")]
+RepositoryOption = Annotated[str, typer.Option(metavar="URL", help="retrain: git repository of the DVC project that holds the videos.")]
+PathOption = Annotated[str, typer.Option(help="retrain: path that DVC tracks in the repository (default: videos).")]
+RevisionOption = Annotated[str, typer.Option(help="retrain: branch, tag or commit; a branch is read anew by each run.")]
+NamespaceOption = Annotated[str | None, typer.Option(help="Namespace of the user in a multi-user installation (default: KFP_NAMESPACE).")]
+AccountOption = Annotated[str, typer.Option(help="Service account of the tasks.")]
+
 
 def compile_(
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write, .yaml.")] = Path("pipeline.yaml"),
@@ -20,16 +27,20 @@ def compile_(
     changes: SetOption = None,
     videos: VideosOption = None,
     captions: CaptionsOption = None,
-    pipeline: Annotated[str, typer.Option(help="train, data or retrain.")] = "train",
+    pipeline: PipelineOption = "train",
+    repository: RepositoryOption = "",
+    path: PathOption = "",
+    revision: RevisionOption = "",
 ) -> None:
     """Write the pipeline as KFP intermediate representation."""
     from mugv.platform.kfp_client import compile_pipeline
 
     check_output("-o", output)
+    data = _data(_kind(pipeline), repository, path, revision)
     resolved = _carried(read_recipe(recipe, changes, videos, captions))
     for obstacle in _obstacles(resolved, pipeline):
         typer.echo(f"warning: this version cannot run the recipe: {obstacle}", err=True)
-    written = compile_pipeline(resolved, output, _roots(resolved, pipeline), kind=_kind(pipeline))
+    written = compile_pipeline(resolved, output, _roots(resolved, pipeline), _kind(pipeline), data)
     typer.echo(f"wrote {written}")
 
 
@@ -37,13 +48,21 @@ def submit(
     recipe: RecipeOption = None,
     changes: SetOption = None,
     endpoint: EndpointOption = None,
-    pipeline: Annotated[str, typer.Option(help="train, data or retrain.")] = "train",
+    pipeline: PipelineOption = "train",
+    repository: RepositoryOption = "",
+    path: PathOption = "",
+    revision: RevisionOption = "",
+    namespace: NamespaceOption = None,
+    service_account: AccountOption = "mugv-pipeline",
 ) -> None:
     """Start the pipeline once on a cluster."""
+    from mugv.platform.kfp_api import resolve_endpoint
     from mugv.platform.kfp_client import submit as send
 
+    resolve_endpoint(endpoint)
+    data = _data(_kind(pipeline), repository, path, revision)
     resolved = _carried(_runnable(read_recipe(recipe, changes), pipeline))
-    typer.echo(f"run {send(resolved, endpoint, _roots(resolved, pipeline), kind=_kind(pipeline))}")
+    typer.echo(f"run {send(resolved, endpoint, _roots(resolved, pipeline), _kind(pipeline), data, namespace, service_account)}")
 
 
 def schedule(
@@ -51,13 +70,37 @@ def schedule(
     recipe: RecipeOption = None,
     changes: SetOption = None,
     endpoint: EndpointOption = None,
-    pipeline: Annotated[str, typer.Option(help="train, data or retrain.")] = "retrain",
+    pipeline: PipelineOption = "retrain",
+    repository: RepositoryOption = "",
+    path: PathOption = "",
+    revision: RevisionOption = "",
+    namespace: NamespaceOption = None,
+    service_account: AccountOption = "mugv-pipeline",
 ) -> None:
     """Run the pipeline by the clock on a cluster."""
+    from mugv.platform.cron import check_cron
+    from mugv.platform.kfp_api import resolve_endpoint
     from mugv.platform.kfp_client import schedule as send
 
+    check_cron(cron)
+    resolve_endpoint(endpoint)
+    data = _data(_kind(pipeline), repository, path, revision)
     resolved = _carried(_runnable(read_recipe(recipe, changes), pipeline))
-    typer.echo(f"recurring run {send(resolved, endpoint, cron, kind=_kind(pipeline))}")
+    typer.echo(f"recurring run {send(resolved, endpoint, cron, _kind(pipeline), data, namespace, service_account)}")
+
+
+def _data(kind: str, repository: str, path: str, revision: str) -> dict[str, str] | None:
+    """Where retraining finds its videos, looked at from here as far as that goes."""
+    from mugv.errors import UserError
+    from mugv.platform.dvc_remote import look
+
+    given = repository or path or revision
+    if given and kind != "retrain":
+        raise UserError(f"--repository, --path and --revision are for --pipeline retrain; --pipeline {kind} takes the recipe's data.videos")
+    note = look(repository, (path or "videos") if repository else path, revision)
+    if note:
+        typer.echo(f"note: {note}", err=True)
+    return {"repository": repository, "path": path or "videos", "revision": revision} if repository else None
 
 
 def _kind(name: str):  # type: ignore[no-untyped-def]

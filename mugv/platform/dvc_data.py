@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mugv.durable import beside, replace_text, sweep, sync_tree
 from mugv.errors import UserError
+from mugv.platform.dvc_remote import address, give_keys
 from mugv.store.directory import damaged_since
 from mugv.store.manifest import Manifest, ManifestError
 
@@ -43,11 +44,13 @@ def resolve(repository: str | Path, path: str, revision: str | None = None) -> D
 
     if Path(repository).is_dir() and not (Path(repository) / ".dvc").is_dir():
         raise UserError(f"DVC: {repository} is not a DVC repository; run `dvc init` there or give another one")
-    with _explained(repository, path, revision), Repo.open(str(repository), rev=revision) as repo:
+    give_keys()
+    place = address(repository)
+    with _explained(repository, path, revision), Repo.open(place, rev=revision) as repo:
         output = repo.find_outs_by_path(str(Path(repo.root_dir) / path))[0]
         if output.hash_info is None or not output.hash_info.value:
             raise UserError(f"DVC {path}: is tracked but has no digest yet; run `dvc repro` or `dvc add`")
-        url = dvc.api.get_url(path, repo=str(repository), rev=revision)
+        url = dvc.api.get_url(path, repo=place, rev=revision)
         commit = repo.get_rev() if revision else ""
         return DataVersion(path, revision or "", commit or "", output.hash_info.value, url)
 
@@ -65,7 +68,7 @@ def fetch(version: DataVersion, repository: str | Path, folder: Path) -> Path:
     try:
         temporary.mkdir(parents=True)
         with _explained(repository, version.path, version.revision):
-            DVCFileSystem(str(repository), rev=version.commit or None).get(version.path, str(arrived), recursive=True)
+            DVCFileSystem(address(repository), rev=version.commit or None).get(version.path, str(arrived), recursive=True)
         sync_tree(temporary)
         replace_text(_manifest_of(final), Manifest.of_folder(temporary, final.name).to_json())
         _put_in_place(arrived, final)

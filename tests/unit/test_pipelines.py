@@ -147,8 +147,11 @@ def test_a_task_without_the_store_s_address_or_its_checkpoints_is_never_made(tmp
     assert set(platform) == set(ir["deploymentSpec"]["executors"])
     for name, executor in platform.items():
         secrets = {s["secretName"]: s.get("optional", False) for s in executor["secretAsEnv"]}
-        assert secrets == {"mugv-store": False, "mugv-mlflow": True}, name
-        assert {c["configMapName"] for c in executor["configMapAsEnv"]} == {"mugv-store", "mugv-mlflow"}
+        assert secrets == {"mugv-store": True, "mugv-mlflow": True}, f"{name}: a service account with a role needs no keys"
+        wanted = {c["configMapName"] for c in executor["configMapAsEnv"] if not c.get("optional")}
+        assert wanted == {"mugv-store", "mugv-mlflow"}
+        (authority,) = executor["configMapAsVolume"]
+        assert (authority["configMapName"], authority["mountPath"], authority["optional"]) == ("mugv-ca", "/etc/mugv-ca", True)
         mounts = {m["mountPath"]: m["constant"] for m in executor["pvcMount"]}
         assert mounts["/mugv"] == "mugv-state"
         given = {k["envVar"] for source in executor["secretAsEnv"] + executor["configMapAsEnv"] for k in source["keyToEnv"]}
