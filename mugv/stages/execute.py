@@ -43,7 +43,7 @@ from mugv.stages.progress import ProgressWriter
 from mugv.stages.roots import Roots
 from mugv.stages.run_record import begin
 from mugv.stages.usage import accounted
-from mugv.store import Ref, Store, explained
+from mugv.store import Ref, Store, check_volume, explained
 
 WITHOUT_DIGESTS = frozenset({"vae", "checkpoint", "previous", "candidates", "evaluate"})
 """Inputs whose files are hashed each time that a stage reads them. Clip shards and latents hold digests that their readers check."""
@@ -289,6 +289,7 @@ def component_main(
     if in_pod:
         atexit.register(_leave_without_teardown)
     with exit_codes(waits=in_pod and not environment.forwarded), explained(environment.state):
+        check_volume(environment.state)
         recipe = recipe_from_json(recipe_json)
         manifests = {name: _manifest(name, Path(path)) for name, path in inputs.items()}
         node = next(n for n in build_graph(recipe) if n.stage == stage and n.index == index)

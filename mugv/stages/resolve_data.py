@@ -19,6 +19,7 @@ from mugv.stages.environment import RunEnvironment
 from mugv.stages.graph import Keys
 from mugv.stages.roots import MEMORY, Roots
 from mugv.stages.scan import sources_now
+from mugv.store import check_volume
 
 if TYPE_CHECKING:
     from mugv.curation.drift.compare import Sources
@@ -126,6 +127,7 @@ def _present_champion(model: str, environment: RunEnvironment) -> Version | None
 def component_main(recipe_json: str, repository: str, path: str, revision: str, output: str, recipe_output: str, roots_output: str) -> str:
     """Body of the KFP component: write the decision, the recipe with the resolved data and its roots; say and return the decision."""
     with exit_codes(waits=False):
+        check_volume(RunEnvironment.from_env().state)
         decision = decide(recipe_json, repository, path, revision)
     write(decision, Path(output))
     Path(recipe_output).write_text(recipe_to_json(decision.recipe))

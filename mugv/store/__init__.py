@@ -7,7 +7,7 @@ from pathlib import Path
 from mugv.errors import UserError
 from mugv.store.base import Ref, Store
 from mugv.store.directory import DirectoryStore
-from mugv.store.disk import explained
+from mugv.store.disk import check_volume, explained
 from mugv.store.uri import file_path, scheme_of
 
 
@@ -25,4 +25,4 @@ def open_store(uri: str | Path, cache: Path | None = None) -> Store:
     raise UserError(f"store {uri}: scheme {scheme!r} is not known; use a folder, file:// or s3://bucket/prefix")
 
 
-__all__ = ["DirectoryStore", "Ref", "Store", "explained", "open_store"]
+__all__ = ["DirectoryStore", "Ref", "Store", "check_volume", "explained", "open_store"]

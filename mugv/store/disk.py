@@ -33,6 +33,17 @@ _TORCH_WRITES = ("iostream error", "PytorchStreamWriter failed", "unexpected pos
 """What torch says when a file that it writes ends early; the system's own reason is lost."""
 
 
+def check_volume(folder: Path) -> None:
+    """Raises UserError where this process may not write into a folder that is there, as on a new volume that belongs to root."""
+    if not folder.is_dir() or os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return
+    owner, user = folder.stat(), os.geteuid()
+    raise UserError(
+        f"{folder}: user {user} may not write there, it belongs to {owner.st_uid}:{owner.st_gid} (mode {owner.st_mode & 0o7777:o}); on a"
+        f" cluster apply the Job mugv-state-rights of manifests/base, else chown {user} {folder}"
+    )
+
+
 @contextmanager
 def explained(where: Path | str) -> Iterator[None]:
     """Turn a disk that is full, read-only, forbidden or failing into one line that says so; other errors pass.
