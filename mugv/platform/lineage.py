@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mugv.platform.registry import Version
 
 ROOT = Path(__file__).resolve().parents[2]
+DIRTY = "-dirty"
+"""Ends the commit of an image whose source differed from it."""
 
 
 def git_state(root: Path = ROOT) -> dict[str, Any]:

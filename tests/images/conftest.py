@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -20,6 +21,13 @@ CONFINED = ("--user", "10001:10001", "--read-only", "--cap-drop", "ALL", "--secu
 VOLUMES = ("--tmpfs", "/tmp", "--tmpfs", "/home/mugv:uid=10001,gid=10001,mode=0755")
 KEYS = {"MUGV_S3_ACCESS_KEY": "images-access", "MUGV_S3_SECRET_KEY": "images-secret"}
 BUCKET = "mugv"
+STATE_RIGHTS = yaml.safe_load((ROOT / "manifests/base/state-rights.yaml").read_text())["spec"]["template"]["spec"]["containers"][0]
+"""The container of the Job that gives a state volume to the images' user."""
+
+
+def mounted(volume: str) -> str:
+    """For --mount: as Kubernetes mounts it. Docker would give an empty volume the owner of the image's folder."""
+    return f"type=volume,src={volume},dst=/mugv,volume-nocopy"
 
 
 def docker(*arguments: str, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -117,11 +125,19 @@ def _until(container: str, ready: Callable[[], bool], seconds: float = 120) -> N
         time.sleep(0.5)
 
 
+def as_root(volume: str, container: dict[str, Any]) -> None:
+    """Run a container of the manifests, with the rights that it has there, on a volume that belongs to root."""
+    security = container["securityContext"]
+    rights = [part for right in security["capabilities"]["add"] for part in ("--cap-add", right)]
+    user = ["--user", str(security["runAsUser"]), "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    docker("run", "--rm", *user, *rights, "--mount", mounted(volume), IMAGES["data"], *container["command"])
+
+
 @pytest.fixture
 def state_volume() -> Iterator[str]:
-    """A volume that the images' user may write to, as the Job of the manifests leaves it."""
+    """A new volume, after the Job of the manifests."""
     name = f"mugv-state-{uuid.uuid4().hex[:8]}"
     docker("volume", "create", name)
-    docker("run", "--rm", "--user", "0", "-v", f"{name}:/mugv", IMAGES["data"], "chown", "10001:10001", "/mugv")
+    as_root(name, STATE_RIGHTS)
     yield name
     docker("volume", "rm", "-f", name)

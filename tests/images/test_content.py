@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import shlex
+from typing import Any
 
 import pytest
 
@@ -100,14 +101,25 @@ def test_the_image_knows_its_commit(pool: str) -> None:
 
 
 def start_command(folder: str) -> str:
-    """What a pod of the component runs, given a recipe that is none: it ends where the work would begin."""
+    """What a pod of the component runs, given a recipe that is none and inputs that are not there: it ends where the work would begin."""
     component = getattr(importlib.import_module(f"components.{folder}.component"), folder)
-    container = component.component_spec.implementation.container
-    inputs = {name: "0" if str(spec.type) == "NUMBER_INTEGER" else "{" for name, spec in (component.component_spec.inputs or {}).items()}
-    values = {name: value for name, value in inputs.items() if component.component_spec.inputs[name].type in ("STRING", "NUMBER_INTEGER")}
-    message = {"inputs": {"parameterValues": values}, "outputs": {"outputFile": "/tmp/outputs.json"}}
-    arguments = [a if a != "{{$}}" else json.dumps(message) for a in container.args]
-    return shlex.join([*container.command, *arguments])
+    spec = component.component_spec
+    container, values, artifacts = spec.implementation.container, {}, {}
+    for name, wanted in (spec.inputs or {}).items():
+        if "@" in wanted.type:
+            artifacts[name] = {"artifacts": [_artifact(name, wanted.type)]}
+        else:
+            values[name] = 0 if wanted.type == "Integer" else "{"
+    made = {name: {"artifacts": [_artifact(name, o.type)]} for name, o in (spec.outputs or {}).items() if "@" in o.type}
+    plain = {name: {"outputFile": f"/tmp/{name}"} for name, o in (spec.outputs or {}).items() if "@" not in o.type}
+    outputs = {"artifacts": made, "parameters": plain, "outputFile": "/tmp/outputs.json"}
+    message = {"inputs": {"parameterValues": values, "artifacts": artifacts}, "outputs": outputs}
+    return shlex.join([*container.command, *(a if a != "{{$}}" else json.dumps(message) for a in container.args)])
+
+
+def _artifact(name: str, kind: str) -> dict[str, Any]:
+    title, _, version = kind.partition("@")
+    return {"name": name, "type": {"schemaTitle": title, "schemaVersion": version}, "uri": f"/tmp/none/{name}", "metadata": {}}
 
 
 @pytest.mark.parametrize("folder", COMPONENTS)
@@ -130,6 +142,6 @@ print(done.returncode, (done.stdout + done.stderr)[-2000:])
     command = ["run", "--rm", "-i", "--network", "none", *CONFINED, *VOLUMES, "--tmpfs", "/mugv:uid=10001", IMAGES[pool_of(folder)]]
     seconds, imported, ended = docker(*command, "python", "-", stdin=code).stdout.split("\n", 2)
     print(f"\n{folder}: {float(seconds):.2f} s")
-    assert "recipe" in ended, ended
+    assert "mugv-error: " in ended or "/tmp/none/" in ended, ended
     assert imported == "[] True"
     assert float(seconds) <= START_SECONDS

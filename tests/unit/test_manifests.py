@@ -20,10 +20,12 @@ from pipelines import common
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
-OVERLAYS = sorted(path.parent.relative_to(MANIFESTS).as_posix() for path in MANIFESTS.rglob("kustomization.yaml"))
+RENDERED = sorted(path.parent.relative_to(MANIFESTS).as_posix() for path in MANIFESTS.rglob("kustomization.yaml"))
+OVERLAYS = [name for name in RENDERED if not name.startswith("components/")]
 KUBERNETES = "1.36"
 WITHOUT_SCHEMA = {"ClusterTrainingRuntime", "ResourceFlavor", "ClusterQueue", "LocalQueue", "WorkloadPriorityClass", "Topology"}
-CLUSTER_WIDE = {"Namespace", "ClusterRole", "ClusterRoleBinding"} | WITHOUT_SCHEMA - {"LocalQueue"}
+POLICIES = {"MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"}
+CLUSTER_WIDE = {"Namespace", "ClusterRole", "ClusterRoleBinding"} | POLICIES | WITHOUT_SCHEMA - {"LocalQueue"}
 
 
 def _kubectl() -> str:
@@ -51,7 +53,7 @@ def named(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]
     return found
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", RENDERED)
 def test_an_object_that_kubernetes_would_refuse_is_found_here(overlay: str) -> None:
     for item in render(overlay):
         if item["kind"] in WITHOUT_SCHEMA:
@@ -66,7 +68,7 @@ def test_strict_validation_really_refuses_an_unknown_field() -> None:
         kubernetes_validate.validate({**claim, "spec": {**claim["spec"], "acessModes": []}}, KUBERNETES, strict=True)
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", RENDERED)
 def test_nothing_lands_in_a_wrong_namespace(overlay: str) -> None:
     for item in render(overlay):
         expected = None if item["kind"] in CLUSTER_WIDE else "mugv"
@@ -134,6 +136,11 @@ def test_the_launcher_may_create_training_jobs_and_nothing_more() -> None:
     writes = {r for rule in rules for r in rule["resources"] if set(rule["verbs"]) & {"create", "update", "patch", "delete"}}
     assert writes == {"trainjobs"}
     assert named(objects, "ClusterTrainingRuntime", JobSettings().runtime)
+    bound = {o["roleRef"]["name"] for o in objects if o["kind"] == "RoleBinding"}
+    assert bound == {"mugv-launcher", "mugv-kfp-task"}, "another role would give the tasks more"
+    kfp = named(objects, "Role", "mugv-kfp-task")["rules"]
+    assert [r["resources"] for r in kfp if set(r["verbs"]) - {"get"}] == [["workflowtaskresults"]]
+    assert all(r.get("resourceNames") for r in kfp if "argoproj.io" not in r["apiGroups"]), "one secret, not all of the namespace"
     assert not any("*" in rule["verbs"] + rule["resources"] for rule in rules)
 
 
