@@ -9,7 +9,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check --progress-bar off
 # pip's own lines are one a package; these say that it goes on.
 TOLD := awk '/^Collecting/ && ++n % 40 == 0 {print "  " n " packages found"} /^Installing/ {print "  unpacking"} {fflush()}'
 
-.PHONY: run test check gpu-kit setup lock images test-images test-pods
+.PHONY: run test check gpu-kit setup lock images test-images test-pods test-api-server
 
 run: setup
 	$(BIN)/mugv run
@@ -21,6 +21,13 @@ test: setup
 # Compiled pipelines one pod at a time, with everything that can break: needs root (namespaces). Ten minutes.
 test-pods: setup
 	$(BIN)/python -m pytest tests/pods -x --durations 10
+
+# Our cluster objects and the life of a TrainJob against Kubernetes' own server of custom resources, which is built once, in about five
+# minutes, from Debian's packages (as root).
+API_SERVER ?= $(HOME)/.cache/mugv/api-server
+test-api-server: setup
+	tests/api_server/build.sh $(API_SERVER)
+	MUGV_API_SERVER=$(API_SERVER) $(BIN)/python -m pytest tests/api_server --durations 10
 
 check: setup
 	$(BIN)/ruff check .

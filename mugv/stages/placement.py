@@ -61,7 +61,8 @@ def task_pool(recipe: Recipe, node: Node) -> Pool:
     layout = layout_of(recipe, node.stage, pool)
     if layout.nodes > 1:
         data = recipe.resources.data
-        return LAUNCHER.model_copy(update={"node_selector": data.node_selector, "tolerations": data.tolerations})
+        tried = {"retries": pool.retries, "deadline": pool.deadline}
+        return LAUNCHER.model_copy(update={"node_selector": data.node_selector, "tolerations": data.tolerations, **tried})
     return pool.model_copy(update={"gpus": min(pool.gpus, layout.processes_per_node)})
 
 

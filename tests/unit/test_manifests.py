@@ -125,6 +125,9 @@ def test_the_queue_gives_the_pool_that_the_published_recipe_asks_for() -> None:
     flavor = named(objects, "ResourceFlavor", "h100")["spec"]
     assert flavor["nodeLabels"] == recipe.resources.train.node_selector
     assert flavor["tolerations"] == [t.model_dump(exclude_none=True) for t in recipe.resources.train.tolerations]
+    job = recipe.resources.train.job
+    assert named(objects, "LocalQueue", str(job.queue))
+    assert named(objects, "WorkloadPriorityClass", str(job.priority))
     resources = named(objects, "ClusterQueue", "mugv-train")["spec"]["resourceGroups"][0]["flavors"][0]["resources"]
     quota = {r["name"]: int(r["nominalQuota"]) for r in resources if r["name"] == "nvidia.com/gpu"}
     assert quota["nvidia.com/gpu"] >= recipe.parallel.world, "the job would wait for ever"

@@ -148,6 +148,8 @@ def test_a_task_that_starts_a_job_holds_no_gpu() -> None:
     (node,) = [n for n in build_graph(recipe) if n.name == "pretrain-0"]
     assert task_pool(recipe, node).node_selector == recipe.resources.data.node_selector
     assert pool_of(recipe, node).gpus == 8
+    longer = recipe_of("parallel.world=16", "resources.train.deadline=9000", "resources.train.retries=7")
+    assert (task_pool(longer, node).deadline, task_pool(longer, node).retries) == (9000.0, 7), "it is tried as often as the training"
 
 
 def condition(kind: str, value: str = "True", **more: str) -> dict[str, str]:
