@@ -28,6 +28,8 @@ FLAW = {
     "rollback": ["--state", "file"],
     "ui": ["--state", "file"],
     "compile": ["-o", "file"],
+    "drift": ["--state", "file"],
+    "confirm": ["--state", "file"],
     "submit": ["--pipeline", "none"],
     "schedule": ["--cron", "none"],
     "stage": ["--out", "file"],

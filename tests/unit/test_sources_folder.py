@@ -112,7 +112,8 @@ def test_a_file_that_cannot_be_read_costs_that_file(tmp_path, videos):
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"a": 1}', "[" * 100_000])
-def test_a_damaged_memory_of_digests_is_made_anew(tmp_path, videos, text):
+def test_a_damaged_memory_of_digests_is_made_anew(tmp_path, videos, text, monkeypatch):
+    monkeypatch.setattr("mugv.digests.SETTLED_SECONDS", -1.0)
     (tmp_path / "digests.json").write_text(text)
     assert read_sources(videos, cache=tmp_path / "digests.json") == read_sources(videos)
     assert len(json.loads((tmp_path / "digests.json").read_text())) >= 1
