@@ -46,7 +46,7 @@ def _own_task(component: str, settings: Settings, **arguments: Any) -> Any:
     task = load_component(component)(**arguments)
     resources = settings.recipe.resources
     # What only says why the run ends must not say it again and again.
-    place(task, resources.data, resources.image_data, settings.retry and component != "hold")
+    place(task, resources.data.model_copy(update={"gpus": 0}), resources.image_data, settings.retry and component != "hold")
     return task.set_display_name(component.replace("_", "-")).set_caching_options(False)
 
 

@@ -26,6 +26,7 @@ AWAY_SECONDS = 3600.0
 LEAVE_SECONDS = 15.0
 """Of a task's own grace period, for asking the cluster to delete the job."""
 BACK_OFF = 10.0
+PROGRESS_SECONDS = 15.0
 LOST = 128 + signal.SIGHUP
 """Exit code of a task whose work another try has taken over: that one follows the job."""
 
@@ -48,6 +49,8 @@ class JobRun:
     """How far the training is, in steps: a job that got further does not count as failed in vain."""
     before: Callable[[dict[str, Any]], None] = lambda _: None
     """Called with the manifest before a job is made: clears what a failed one left, remembers that there is one."""
+    progress: Callable[[], str] = lambda: ""
+    """A line of how far it is, for when the pods' log may not be read."""
     grace: float = 30.0
     """Seconds that the pods have to end."""
     poll: float = 5.0
@@ -55,6 +58,8 @@ class JobRun:
     say: Callable[[str], None] = _say
     _log: tuple[str, str, float] = field(default=("", "", 0.0), init=False)
     """Pod of rank 0, time of its last line, and when the log was read."""
+    _progress: tuple[str, float] = field(default=("", 0.0), init=False)
+    """The line that was shown last, and when."""
 
     @property
     def name(self) -> str:
@@ -191,23 +196,30 @@ class JobRun:
             )
 
     def _show_log(self, last: bool) -> None:
-        """The lines of rank 0 that came since, as they are."""
+        """The lines of rank 0 that came since, as they are; where they may not be read, how far it is."""
         pod, seen, read = self._log
+        now = time.monotonic()
         try:
             if not pod:
                 pod = next((p["metadata"]["name"] for p in self.api.pods(self.name) if _is_first(p)), "")
-            if not pod:
-                return
-            now = time.monotonic()
-            text = self.api.log(pod, NODE, math.ceil(now - read) + 5 if read else 86_400)
+            text = self.api.log(pod, NODE, math.ceil(now - read) + 5 if read else 86_400) if pod else None
         except UnreachableError:
             return
-        for line in (text or "").splitlines():
+        if text is None:
+            self._show_progress(now)
+            return
+        for line in text.splitlines():
             at, _, words = line.partition(" ")
             if at > seen:
                 seen = at
                 self.say(words)
         self._log = ("", "", 0.0) if last else (pod, seen, now if text else read)
+
+    def _show_progress(self, now: float) -> None:
+        line, (before, when) = self.progress(), self._progress
+        if line and line != before and now - when >= PROGRESS_SECONDS:
+            self._progress = (line, now)
+            self.say(line)
 
     def _patiently(self, call: Callable[[], Any]) -> Any:
         """A training of weeks outlives an API server that is upgraded. Raises UnreachableError when it stays away."""

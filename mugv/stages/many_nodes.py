@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mugv.durable import replace_text
-from mugv.errors import MissingFeatureError
+from mugv.errors import MissingFeatureError, UserError
 from mugv.platform.claim import KEEP_NAME
 from mugv.platform.launch import LaunchSpec
 from mugv.platform.trainjob import Ending, JobId, owner_of, train_job
@@ -35,6 +35,7 @@ def run_job(ctx: StageContext, stage: str, layout: Layout, specification: Path, 
 
     if not on_cluster() or not isinstance(ctx.progress, ProgressWriter):
         raise MissingFeatureError(many_nodes(ctx.recipe, layout.nodes))
+    _check_shared(ctx)
     resources, pool = ctx.recipe.resources, training_pool(stage)
     settings = getattr(resources, pool).job
     api = Api()
@@ -57,6 +58,7 @@ def run_job(ctx: StageContext, stage: str, layout: Layout, specification: Path, 
         resources.start_deadline,
         resources.job_retries,
         position=lambda: int(record.progress(ctx.node).get("done", 0)),
+        progress=lambda: _progress(record.progress(ctx.node), ctx.node),
         before=before,
         grace=resources.grace_seconds,
         poll=float(os.environ.get("MUGV_POLL_SECONDS", "5")),
@@ -64,6 +66,21 @@ def run_job(ctx: StageContext, stage: str, layout: Layout, specification: Path, 
     for path in () if ending else (ctx.work / OUT).iterdir():
         path.rename(ctx.out / path.name)
     return ending
+
+
+def _check_shared(ctx: StageContext) -> None:
+    """UserError for an input that the other nodes cannot see."""
+    state = Path(os.environ.get("MUGV_STATE", ".mugv")).absolute()
+    for name, path in ctx.inputs.items():
+        if not path.absolute().is_relative_to(state):
+            raise UserError(
+                f"{ctx.node}: its input {name} lies at {path}, outside of the state volume {state} that all nodes share; "
+                "MUGV_STORE must be an s3:// address or a folder of that volume"
+            )
+
+
+def _progress(found: dict[str, Any], node: str) -> str:
+    return f"{node} {found['done']}/{found['total']}" if found else ""
 
 
 def _spec(ctx: StageContext, pool: str, layout: Layout, specification: Path) -> LaunchSpec:

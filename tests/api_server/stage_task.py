@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -27,8 +28,11 @@ def main(recipe: str, clips: str, state: str, run: str) -> int:
     out, work = place / "token.out", place / "token"
     for folder in (out, work):
         folder.mkdir(parents=True, exist_ok=True)
+    footage = Path(state) / "cache" / "clips"
+    if not footage.exists():
+        shutil.copytree(clips, footage)
     progress = ProgressWriter(record, "train_vae")
-    ctx = StageContext(load_recipe(Path(recipe)), "train_vae", 0, {"clips": Path(clips)}, {}, out, work, progress)
+    ctx = StageContext(load_recipe(Path(recipe)), "train_vae", 0, {"clips": footage}, {}, out, work, progress)
     try:
         print(json.dumps(train_vae.run(ctx)), flush=True)
     except UserError as error:

@@ -152,6 +152,21 @@ def test_a_task_that_starts_a_job_holds_no_gpu() -> None:
     assert (task_pool(longer, node).deadline, task_pool(longer, node).retries) == (9000.0, 7), "it is tried as often as the training"
 
 
+@pytest.mark.parametrize(
+    ("changes", "stage", "gpus"),
+    [
+        ([], "curate_shard", 0),
+        (["curation.motion.method=raft", "curation.motion.weights=/w"], "curate_shard", 1),
+        (["curation.aesthetic={clip: /c, head: /h}"], "curate_shard", 1),
+        ([], "curate", 0),
+    ],
+)
+def test_a_data_task_asks_for_a_gpu_where_a_network_measures(changes: list[str], stage: str, gpus: int) -> None:
+    recipe = recipe_of("resources.data.gpus=4", *changes)
+    node = next(n for n in build_graph(recipe) if n.stage == stage)
+    assert task_pool(recipe, node).gpus == gpus
+
+
 def condition(kind: str, value: str = "True", **more: str) -> dict[str, str]:
     return {"type": kind, "status": value, **more}
 
