@@ -6,8 +6,8 @@ mugv.stages.graph  --nodes-->  add_tasks  --tasks-->  kfp.local on a laptop | IR
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from kfp import dsl, kubernetes
@@ -16,6 +16,7 @@ from mugv.recipe import Recipe
 from mugv.recipe.schema import Pool, Toleration
 from mugv.stages.graph import Keys, Node
 from mugv.stages.placement import layout_of, pool_of, task_pool
+from mugv.stages.roots import Roots
 from pipelines import shards
 
 COMPONENTS = {
@@ -67,12 +68,23 @@ class Settings:
     """What every task of a pipeline shares."""
 
     recipe: Recipe
-    keys: Keys | None = None
-    """Cache keys for KFP. None: it caches nothing, since only the running task can know its key; the store still does."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Node name -> cache key for KFP. It caches no other node: only the running task can know its key, and the store has the rest."""
     retry: bool = False
     """Whether a failed task is started again, as its pool says; it resumes from its own last checkpoint."""
     goal: str = ""
     """Node that the run is for; "": the last of the graph."""
+
+
+def cache_keys(nodes: list[Node], recipe: Recipe, roots: Roots | None, uncached: Collection[str]) -> dict[str, str]:
+    """What KFP gets as `Settings.keys`: the key of every node but `uncached`, the shards, which are one task, and the last.
+
+    The last task always looks: what KFP finds in its cache for a recipe that was edited in a form must not pass for the result.
+    """
+    if roots is None:
+        return {}
+    keys = Keys(recipe, roots)
+    return {node.name: keys[node.name] for node in nodes[:-1] if node.stage not in SHARDED and node.name not in uncached}
 
 
 def component(stage: str) -> Any:
@@ -119,7 +131,7 @@ def add_tasks(
         if node.stage == "curate":
             task.after(outputs["shards"])
         _place(task, node, settings)
-        _cache(task, settings.keys[node.name] if settings.keys else None)
+        _cache(task, settings.keys.get(node.name))
         outputs[node.name] = task.outputs[COMPONENTS[node.stage][1]]
         if node.stage == "scan":
             outputs["shards"] = nested(**given, indices=task.outputs["Output"], **outputs).set_display_name("shards")

@@ -1,21 +1,22 @@
 """Curation alone: raw video to a ClipSet."""
 
+from collections.abc import Collection
 from typing import Any
 
 from kfp import dsl
 
 from mugv.recipe import Recipe, recipe_to_json
-from mugv.stages.graph import Keys, build_graph
+from mugv.stages.graph import build_graph
 from mugv.stages.roots import Roots
-from pipelines.common import Settings, add_tasks, cluster_name, shard_pipeline
+from pipelines.common import Settings, add_tasks, cache_keys, cluster_name, shard_pipeline
 
 STAGES = ("sample_footage", "scan", "curate_shard", "caption", "curate")
 
 
-def build_pipeline(recipe: Recipe, roots: Roots | None = None, retry: bool = False) -> Any:
+def build_pipeline(recipe: Recipe, roots: Roots | None = None, retry: bool = False, uncached: Collection[str] = ()) -> Any:
     """A KFP pipeline of the recipe's data stages; parameters as in pipelines.train."""
-    settings = Settings(recipe, Keys(recipe, roots) if roots else None, retry, goal="curate")
     nodes = [node for node in build_graph(recipe) if node.stage in STAGES]
+    settings = Settings(recipe, cache_keys(nodes, recipe, roots, uncached), retry, goal="curate")
     nested = shard_pipeline(nodes, settings)
     handed = roots.to_json() if roots else ""
 

@@ -1,22 +1,24 @@
 """The whole chain: raw video to a registered generator. How many tasks it has is the recipe's business."""
 
+from collections.abc import Collection
 from typing import Any
 
 from kfp import dsl
 
 from mugv.recipe import Recipe, recipe_to_json
-from mugv.stages.graph import Keys, build_graph
+from mugv.stages.graph import build_graph
 from mugv.stages.roots import Roots
-from pipelines.common import Settings, add_tasks, cluster_name, shard_pipeline
+from pipelines.common import Settings, add_tasks, cache_keys, cluster_name, shard_pipeline
 
 
-def build_pipeline(recipe: Recipe, roots: Roots | None = None, retry: bool = False) -> Any:
+def build_pipeline(recipe: Recipe, roots: Roots | None = None, retry: bool = False, uncached: Collection[str] = ()) -> Any:
     """A KFP pipeline of every node of the recipe's graph; parameters `recipe` and `roots`, by default those given here, as JSON.
 
     `roots`: what cache keys start from; KFP gets the keys. None: the run's first task finds them, and caching is left to the store.
+    `uncached`: nodes that KFP must not look for in its cache, since their output is not in the store.
     """
-    settings = Settings(recipe, Keys(recipe, roots) if roots else None, retry)
     nodes = build_graph(recipe)
+    settings = Settings(recipe, cache_keys(nodes, recipe, roots, uncached), retry)
     nested = shard_pipeline(nodes, settings)
     handed = roots.to_json() if roots else ""
 

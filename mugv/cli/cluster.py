@@ -62,7 +62,9 @@ def submit(
     resolve_endpoint(endpoint)
     data = _data(_kind(pipeline), repository, path, revision)
     resolved = _carried(_runnable(read_recipe(recipe, changes), pipeline))
-    typer.echo(f"run {send(resolved, endpoint, _roots(resolved, pipeline), _kind(pipeline), data, namespace, service_account)}")
+    roots = _roots(resolved, pipeline)
+    missing = _not_stored(resolved, roots) if roots else []
+    typer.echo(f"run {send(resolved, endpoint, roots, _kind(pipeline), data, namespace, service_account, missing)}")
 
 
 def schedule(
@@ -139,9 +141,26 @@ def _runnable(recipe: Recipe, kind: str) -> Recipe:
 def _roots(recipe: Recipe, kind: str) -> Roots | None:
     """What the cache keys start from, when the data can be read from here; otherwise the run's first task finds it."""
     from mugv.curation.sources_read import known_here
-    from mugv.stages.roots import Roots
+    from mugv.stages.roots import Roots, missing_here
 
     videos = recipe.data.videos
-    if kind == "retrain" or (videos is not None and not known_here(videos)):
+    if kind == "retrain" or (videos is not None and not known_here(videos)) or missing_here(recipe):
         return None
     return Roots.of(recipe)
+
+
+def _not_stored(recipe: Recipe, roots: Roots) -> list[str]:
+    """Nodes whose output the store lacks: Kubeflow may still have them in its cache, and what reads them would find nothing."""
+    import os
+
+    from mugv.stages.environment import RunEnvironment
+    from mugv.stages.execute import cached_nodes
+    from mugv.stages.graph import SHARD_INPUTS, Keys
+
+    keys = Keys(recipe, roots)
+    names = [name for name, node in keys.nodes.items() if node.stage not in SHARD_INPUTS]
+    if not os.environ.get("MUGV_STORE"):
+        typer.echo("note: MUGV_STORE is not set here, so Kubeflow's cache cannot be compared with the store and is not used", err=True)
+        return names
+    stored = cached_nodes(names, keys, RunEnvironment.from_env().open_store())
+    return [name for name in names if name not in stored]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
@@ -53,13 +54,15 @@ def submit(
     data: dict[str, str] | None = None,
     namespace: str | None = None,
     service_account: str = SERVICE_ACCOUNT,
+    uncached: Collection[str] = (),
 ) -> str:
     """Start one run of the recipe's pipeline; returns its run id.
 
-    `data`: for `retrain`, see schedule. `namespace`: the user's, None: KFP_NAMESPACE. Raises UserError, and leaves nothing behind, when the
+    `data`: for `retrain`, see schedule. `namespace`: the user's, None: KFP_NAMESPACE. `uncached`: nodes that KFP must
+    not look for in its cache, since their output is not in the store. Raises UserError, and leaves nothing behind, when the
     endpoint does not answer or refuses.
     """
-    spec = _spec(_pipeline(recipe, roots, kind, data))
+    spec = _spec(_pipeline(recipe, roots, kind, data, uncached))
     api = connect(endpoint, namespace)
     made = _send(api, "runs", _body(recipe, kind, spec, service_account))
     return str(made["run_id"])
@@ -150,7 +153,7 @@ def _taken_back(api: KfpApi, experiment: str, error: UserError) -> UserError:
     return error
 
 
-def _pipeline(recipe: Recipe, roots: Any, kind: Kind, data: dict[str, str] | None = None) -> Any:
+def _pipeline(recipe: Recipe, roots: Any, kind: Kind, data: dict[str, str] | None = None, uncached: Collection[str] = ()) -> Any:
     if kind == "retrain":
         from pipelines.retrain import build_pipeline as build_retrain
 
@@ -158,7 +161,7 @@ def _pipeline(recipe: Recipe, roots: Any, kind: Kind, data: dict[str, str] | Non
     if kind == "data":
         from pipelines.data import build_pipeline as build_data
 
-        return build_data(recipe, roots, retry=True)
+        return build_data(recipe, roots, retry=True, uncached=uncached)
     from pipelines.train import build_pipeline
 
-    return build_pipeline(recipe, roots, retry=True)
+    return build_pipeline(recipe, roots, retry=True, uncached=uncached)

@@ -52,6 +52,11 @@ AT_ONCE = 16
 """Outputs that are asked for, and fetched, side by side."""
 NAMED = 4
 """Outputs that a message names."""
+_GONE = (
+    "is not in {} any more; Kubeflow may have found the task in its own cache: submit again, which looks into the store first, or start"
+    " the run with caching switched off"
+)
+_OTHER = "are not those of this run; Kubeflow found it in its cache for the recipe that was compiled: submit the changed recipe instead"
 
 _done: list[str] = []
 """Nodes that `component_main` finished in this process."""
@@ -90,8 +95,8 @@ def run_node(node_name: str, recipe: Recipe, refs: dict[str, Ref], environment: 
             record.update_stage(node_name, **common, status=status, ended=time.time(), output=found.to_dict())
             return found
         _check_code(node, roots, environment)
-        refs = {**refs, **_of_shards(node, refs, keys, store)}
-        _check_inputs(node, refs, keys)
+        _check_inputs(node, refs, keys, environment)
+        refs = _published(node, keys, store, environment)
         # Those of 10,000 shards would be megabytes, written again with every change of the record.
         inputs = {name: ref.to_dict() for name, ref in refs.items() if not of_shards(name)}
         record.update_stage(node_name, **common, status="running", inputs=inputs, params=_params(node, recipe))
@@ -100,16 +105,20 @@ def run_node(node_name: str, recipe: Recipe, refs: dict[str, Ref], environment: 
         return _run_stage(node, recipe, refs, environment, store, key, roots)
 
 
-def _of_shards(node: Node, refs: dict[str, Ref], keys: Keys, store: Store) -> dict[str, Ref]:
-    """Outputs of all shards that a merge reads and was not handed, by input name, in the order of the shards."""
-    wanted = {name: source for name, source in node.inputs.items() if of_shards(name) and name not in refs}
+def _published(node: Node, keys: Keys, store: Store, environment: RunEnvironment) -> dict[str, Ref]:
+    """The outputs that a node reads, as the store has them now, by input name.
+
+    By their keys and not by what the tasks before said: a merge reads 10,000 of them, more than a task's arguments can name; and a task
+    that Kubeflow found in its own cache may name an output that was removed since, or made anew.
+    """
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = list(pool.map(lambda source: store.find(output_prefix(keys.nodes[source], keys[source])), wanted.values()))
-    absent = [source for source, ref in zip(wanted.values(), found, strict=True) if ref is None]
+        found = list(pool.map(lambda source: store.find(output_prefix(keys.nodes[source], keys[source])), node.inputs.values()))
+    absent = [source for source, ref in zip(node.inputs.values(), found, strict=True) if ref is None]
     if absent:
         more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
-        raise StoreError(f"stage {node.name}: {', '.join(absent[:NAMED])}{more} of {len(wanted)} are not in {store.uri}; run again")
-    return {name: ref for name, ref in zip(wanted, found, strict=True) if ref}
+        was = "was removed from the store during the run; run again" if environment.forwarded else _GONE.format(store.uri)
+        raise StoreError(f"stage {node.name}: the output of {', '.join(absent[:NAMED])}{more} {was}")
+    return {name: ref for name, ref in zip(node.inputs, found, strict=True) if ref}
 
 
 def _absent(keys: Keys, store: Store) -> Callable[[str], bool]:
@@ -180,17 +189,15 @@ def _check_code(node: Node, roots: Roots, environment: RunEnvironment) -> None:
     )
 
 
-def _check_inputs(node: Node, refs: dict[str, Ref], keys: Keys) -> None:
-    absent = sorted(set(node.inputs) - set(refs))
+def _check_inputs(node: Node, refs: dict[str, Ref], keys: Keys, environment: RunEnvironment) -> None:
+    absent = sorted(name for name in node.inputs if name not in refs and not of_shards(name))
     if absent:
         raise UserError(f"stage {node.name}: input {', '.join(absent)} is missing; it reads {', '.join(sorted(node.inputs))}")
-    empty = sorted(name for name in node.inputs if not refs[name].digest)
-    if empty:
-        raise StoreError(f"stage {node.name}: input {', '.join(empty)} was removed from the store during the run; run again")
-    stale = sorted(source for name, source in node.inputs.items() if refs[name].key != keys[source])
+    stale = sorted(source for name, source in node.inputs.items() if name in refs and refs[name].key != keys[source])
     if stale:
         # Else this stage would publish what old code made under a key that stands for the new code.
-        raise UserError(f"stage {node.name}: code or data of {', '.join(stale)} changed while the run was going on; run again")
+        changed = "changed while the run was going on; run again" if environment.forwarded else _OTHER
+        raise UserError(f"stage {node.name}: recipe, code or data of {', '.join(stale)} {changed}")
 
 
 def _params(node: Node, recipe: Recipe) -> dict[str, Any]:

@@ -81,6 +81,18 @@ class Roots:
         return roots
 
 
+def missing_here(recipe: Recipe) -> list[str]:
+    """Keys whose files lie on a volume of the tasks and not on this machine."""
+    tree = recipe.model_dump(mode="json", by_alias=True)
+    missing = []
+    for key in (key for key in FILE_KEYS if key not in NAMES):
+        value = value_at(tree, key) or []
+        named = [value] if isinstance(value, str) else value
+        if any(name.startswith("/") and not Path(name).exists() for name in named):
+            missing.append(key)
+    return missing
+
+
 def _named(recipe: Recipe) -> str:
     tree = recipe.model_dump(mode="json", by_alias=True)
     return _sha([value_at(tree, path) for path in ("data.videos", "data.captions", *FILE_KEYS)])

@@ -134,12 +134,50 @@ def test_output_that_nothing_will_read_is_not_made(environment: RunEnvironment, 
 def test_missing_and_vanished_inputs_are_named(environment: RunEnvironment, recipe: Recipe) -> None:
     with pytest.raises(UserError, match="stage scan: input footage is missing; it reads footage"):
         run_node("scan", recipe, {}, environment, Roots.of(recipe))
-    with pytest.raises(StoreError, match="stage scan: input footage was removed from the store during the run; run again"):
-        run_node("scan", recipe, {"footage": Ref("", "k", "")}, environment, Roots.of(recipe))
+    ref = Ref("file:///x", keys_of(recipe)["footage"], "d" * 64)
+    with pytest.raises(StoreError, match="stage scan: the output of footage was removed from the store during the run; run again"):
+        run_node("scan", recipe, {"footage": ref}, environment, Roots.of(recipe))
+    on_a_cluster = replace(environment, forwarded=False, run="r2")
+    with pytest.raises(StoreError, match=r"of footage is not in file://.* any more; Kubeflow .* cache: submit again, which looks in"):
+        run_node("scan", recipe, {"footage": ref}, on_a_cluster, Roots.of(recipe))
+
+
+def test_an_output_that_was_made_anew_is_read_though_kubeflow_remembers_the_old_one(
+    environment: RunEnvironment, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key says what an output is; the digest that a cached task hands on may be that of a copy that was removed."""
+    install(monkeypatch, write_one)
+    made = run_node("footage", recipe, {}, environment, Roots.of(recipe))
+    seen = []
+    install(monkeypatch, lambda ctx: seen.append((ctx.refs["footage"], (ctx.inputs["footage"] / "a.txt").read_text())), "mugv.stages.scan")
+    for remembered in (Ref("s3://old/footage", made.key, "0" * 64), Ref("", made.key, "")):
+        environment.open_store().remove("scan")
+        run_node("scan", recipe, {"footage": remembered}, environment, Roots.of(recipe))
+    assert seen == [(made, "a")] * 2
+
+
+def test_the_merge_names_the_shards_that_are_gone(environment: RunEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = small_recipe(tmp_path, "data.shards=30")
+    keys, store = keys_of(recipe), environment.open_store()
+    for i in range(30):
+        (tmp_path / "part").mkdir()
+        (tmp_path / "part" / "number").write_text(str(i))
+        store.publish(tmp_path / "part", f"curate_shard/{keys[f'curate_shard-{i}']}", keys[f"curate_shard-{i}"])
+    order = []
+    install(monkeypatch, lambda ctx: order.extend((path / "number").read_text() for path in ctx.inputs.values()), "mugv.stages.curate")
+    run_node("curate", recipe, {}, environment, Roots.of(recipe))
+    assert order == [str(i) for i in range(30)]
+    assert environment.record().stage("curate")["inputs"] == {}, "of 10,000 it would be megabytes, written again with every change"
+    store.remove("curate")
+    for i in (3, 5, 8, 13, 21):
+        store.remove(f"curate_shard/{keys[f'curate_shard-{i}']}")
+    line = "stage curate: the output of curate_shard-3, curate_shard-5, curate_shard-8, curate_shard-13 and 1 more was removed"
+    with pytest.raises(StoreError, match=line):
+        run_node("curate", recipe, {}, environment, Roots.of(recipe))
 
 
 def test_code_that_changes_during_a_run_cannot_put_old_results_under_new_keys(environment: RunEnvironment, recipe: Recipe) -> None:
-    with pytest.raises(UserError, match="stage scan: code or data of footage changed while the run was going on; run again"):
+    with pytest.raises(UserError, match="stage scan: recipe, code or data of footage changed while the run was going on; run again"):
         run_node("scan", recipe, {"footage": Ref("file:///x", "key of the old code", "digest")}, environment, Roots.of(recipe))
 
 

@@ -8,18 +8,24 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import urllib3
 from kfp_recorder import Recorder, recording_server
 from pipeline_recipes import full_recipe, minimal_recipe
+from recipes import small_recipe
 from test_pipelines import roots_of
+from typer.testing import CliRunner
 
+from mugv.cli.main import app
 from mugv.errors import UserError
 from mugv.platform.cron import check_cron
 from mugv.platform.kfp_api import KfpApi
 from mugv.platform.kfp_client import schedule, submit
-from mugv.stages.graph import Keys
+from mugv.stages.graph import Keys, node_keys
+from mugv.stages.roots import Roots
+from mugv.store import DirectoryStore
 
 
 @pytest.fixture
@@ -47,6 +53,29 @@ def test_a_submitted_run_carries_the_whole_pipeline(recorder: Recorder) -> None:
     assert spec["root"]["inputDefinitions"]["parameters"]["roots"]["defaultValue"] == roots_of(recipe).to_json()
     executors = run["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert executors["exec-train-vae"]["secretAsEnv"][0]["secretName"] == "mugv-store"
+
+
+def test_kubeflow_looks_only_for_tasks_whose_output_the_store_has(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Kubeflow remembers and the store has lost was a dead end for whatever reads it."""
+    recipe = small_recipe(tmp_path)
+    keys, store = node_keys(recipe, Roots.of(recipe)), DirectoryStore(tmp_path / "store")
+    for name in ("footage", "curate", "train_vae"):
+        (tmp_path / "out").mkdir()
+        stage = "sample_footage" if name == "footage" else name
+        store.publish(tmp_path / "out", f"{stage}/{keys[name]}", keys[name])
+    monkeypatch.setenv("MUGV_STORE", str(tmp_path / "store"))
+    command = ["submit", "--recipe", str(tmp_path / "recipe.yaml"), "--endpoint", recorder.url]
+    assert CliRunner().invoke(app, command).output.endswith("run r-1\n")
+    dag = recorder.body("runs")["pipeline_spec"]["pipeline_spec"]["root"]["dag"]["tasks"]
+    enabled = {name for name, task in dag.items() if task.get("cachingOptions", {}).get("enableCache")}
+    assert enabled == {"footage", "curate", "train-vae"}
+    recorder.calls.clear()
+    monkeypatch.delenv("MUGV_STORE")
+    assert "MUGV_STORE is not set here, so Kubeflow's cache cannot be compared with the store" in CliRunner().invoke(app, command).output
+    dag = recorder.body("runs")["pipeline_spec"]["pipeline_spec"]["root"]["dag"]["tasks"]
+    assert not [name for name, task in dag.items() if task.get("cachingOptions", {}).get("enableCache")]
 
 
 def test_the_endpoint_of_the_environment_is_used(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
