@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mugv import __version__
-from mugv.cli import cluster, convert, curate, drift, generate, inspect, models, plan, run, stage
+from mugv.cli import cluster, convert, curate, doctor, drift, generate, inspect, models, plan, run, stage
 from mugv.cli.common import one_line_errors, with_talk
 from mugv.cli.group import CommandGroup
 
@@ -50,6 +50,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compile": cluster.compile_,
     "submit": cluster.submit,
     "schedule": cluster.schedule,
+    "doctor": doctor.doctor,
     "stage": stage.stage,
 }
 LONG = ("run", "curate", "generate", "convert", "stage")

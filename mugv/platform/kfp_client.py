@@ -153,6 +153,12 @@ def _taken_back(api: KfpApi, experiment: str, error: UserError) -> UserError:
     return error
 
 
+def platform_spec(recipe: Recipe, kind: Kind) -> dict[str, Any]:
+    """What the compiled tasks ask of Kubernetes, by executor."""
+    spec: dict[str, Any] = _spec(_pipeline(recipe, None, kind))["platform_spec"]["platforms"]["kubernetes"]
+    return spec
+
+
 def _pipeline(recipe: Recipe, roots: Any, kind: Kind, data: dict[str, str] | None = None, uncached: Collection[str] = ()) -> Any:
     if kind == "retrain":
         from pipelines.retrain import build_pipeline as build_retrain

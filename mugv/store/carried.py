@@ -31,7 +31,7 @@ def carry(path: Path, store: Store, label: str) -> str:
 
     `label`: the recipe's key, for errors. Raises UserError when it cannot be read or is too large, StoreError as the store does.
     """
-    _check_size(path, label)
+    check_size(path, label)
     with tempfile.TemporaryDirectory(prefix="mugv-carried-") as scratch, explained(scratch):
         folder = Path(scratch) / "out"
         copy = folder / _safe_name(path)
@@ -93,7 +93,8 @@ def _published_name(store: Store, digest: str) -> str:
     return min(names, default="")
 
 
-def _check_size(path: Path, label: str) -> None:
+def check_size(path: Path, label: str) -> None:
+    """Raise UserError for what is missing, empty, or too large to be carried along."""
     try:
         files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
         size = sum(p.stat().st_size for p in files)

@@ -29,12 +29,13 @@ ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 30.0
 THREADS = 4
+TIMEOUT = urllib3.Timeout(connect=10, read=300)
 _MISSING = {"NoSuchKey", "NoSuchBucket", "NotFound"}
 _FINAL = {400, 401, 403, 405, 409, 501}
 """Answers that stay the same however often one asks."""
 
 
-_ANSWERS = (S3Error, InvalidResponseError, ServerError, urllib3.exceptions.HTTPError, ConnectionError, ElementTree.ParseError, ValueError)
+ANSWERS = (S3Error, InvalidResponseError, ServerError, urllib3.exceptions.HTTPError, ConnectionError, ElementTree.ParseError, ValueError)
 """What the client raises for a server that is away or whose answer it cannot read: not XML, no date, a length that is none."""
 
 
@@ -50,10 +51,9 @@ class OddAnswerError(Exception):
         self.lasting, self.hint = bool(hint), hint or "run again when the server is well"
 
 
-def connect(label: str) -> Minio:
+def connect(label: str, timeout: urllib3.Timeout = TIMEOUT) -> Minio:
     """A client of the server that the environment names. `label` says in errors what it is for. Raises UserError without keys."""
     server, secure = endpoint(label)
-    timeout = urllib3.Timeout(connect=10, read=300)
     # Retries are ours: the client's own would multiply with them and cannot be told what is final.
     context = tls_context(label) if secure else None
     pool = urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(0), maxsize=THREADS, ssl_context=context)
@@ -98,7 +98,7 @@ def retried(label: str, what: str, action: Callable[[], T]) -> T:
             return action()
         except UserError:
             raise
-        except (*_ANSWERS, OddAnswerError) as error:
+        except (*ANSWERS, OddAnswerError) as error:
             attempt += 1
             _give_up_if_final(label, what, error)
             if attempt >= ATTEMPTS and (waited >= patience or isinstance(error, OddAnswerError)):
@@ -120,7 +120,10 @@ def _give_up_if_final(label: str, what: str, error: Exception) -> None:
     if untrusted := refused_certificate(error):
         raise StoreError(f"{label}: {what} refused: {untrusted}") from error
     if status == 404:
-        raise MissingObjectError(f"{label}: {what}: no such object or bucket") from error
+        # To put or to list fails so for the bucket alone.
+        bucket = getattr(error, "code", "") == "NoSuchBucket" or what.startswith(("put ", "list"))
+        absent = "no such bucket; make it, or let `mugv doctor --create-bucket` do so" if bucket else "no such object or bucket"
+        raise MissingObjectError(f"{label}: {what}: {absent}") from error
     if status in _FINAL:
         raise StoreError(f"{label}: {what} refused ({_short(error)}); check the bucket, the keys and the endpoint") from error
 
