@@ -32,8 +32,14 @@ def load_recipe(path: str | Path, overrides: Sequence[Change] = ()) -> Recipe:
 
 
 def recipe_from_json(text: str) -> Recipe:
-    """The inverse of recipe_to_json."""
-    return _validate(json.loads(text), "recipe", {})
+    """The inverse of recipe_to_json. Raises UserError for other text, which a run's parameter may hold when it was edited by hand."""
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"recipe: is not JSON ({error}); take what `mugv compile` wrote, or submit the recipe's file") from None
+    if not isinstance(tree, dict):
+        raise UserError("recipe: must be a JSON object of the recipe's keys; take what `mugv compile` wrote, or submit the recipe's file")
+    return _validate(tree, "recipe", {})
 
 
 def recipe_to_json(recipe: BaseModel) -> str:

@@ -142,6 +142,6 @@ print(done.returncode, (done.stdout + done.stderr)[-2000:])
     command = ["run", "--rm", "-i", "--network", "none", *CONFINED, *VOLUMES, "--tmpfs", "/mugv:uid=10001", IMAGES[pool_of(folder)]]
     seconds, imported, ended = docker(*command, "python", "-", stdin=code).stdout.split("\n", 2)
     print(f"\n{folder}: {float(seconds):.2f} s")
-    assert "mugv-error: " in ended or "/tmp/none/" in ended, ended
+    assert re.search(r"^mugv-error: (recipe|input)|/tmp/none/", ended, re.MULTILINE), ended
     assert imported == "[] True"
     assert float(seconds) <= START_SECONDS

@@ -213,3 +213,10 @@ def test_the_digest_changes_with_any_value_and_with_nothing_else(tmp_path):
     (tmp_path / "same.yaml").write_text(yaml.safe_dump(tree, sort_keys=True))
     assert digest(load_recipe(TINY)) == digest(load_recipe(tmp_path / "same.yaml"))
     assert digest(load_recipe(TINY)) != digest(load_recipe(TINY, ["sft.steps=41"]))
+
+
+@pytest.mark.parametrize("text", ["", "{", "{'name': 1}", "[]", "null", '"x"', "[" * 100_000])
+def test_a_recipe_parameter_that_was_edited_by_hand_is_told_in_one_line(text: str) -> None:
+    """Tasks get the recipe as a parameter of the run, which KFP's page lets people change."""
+    with pytest.raises(UserError, match=r"^recipe: (is not JSON|must be a JSON object)[^\n]*$"):
+        recipe_from_json(text)
