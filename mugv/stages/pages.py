@@ -28,6 +28,9 @@ REPORT, LABELS, SHEET = "report.html", "labels.json", "sheet.png"
 LARGEST_PAGE = 8 << 20
 """Bytes; Kubeflow's page of a run loads a task's HTML whole."""
 SHOWN_CLIPS = 6
+CURVES = 9
+NO_CURVES = frozenset({"step", "time", "seconds", "skipped", "model_tflops"})
+"""Of the clock, not of the training: a page says the same of the same training, however fast it was."""
 
 
 def add_pages(ctx: StageContext) -> None:
@@ -79,7 +82,7 @@ def _training(ctx: StageContext) -> None:
     facts: dict[str, str] = {name: str(settings[name]) for name in ("method", "steps", "batch", "size", "frames") if name in settings}
     facts["learning rate"] = f"{settings['optimizer']['learning_rate']:g}"
     curves = _curves(ctx)
-    facts |= {f"{curve.metric} at the end": f"{_tail(curve.values):.4g}" for curve in curves}
+    facts |= {f"{curve.metric} at the end": f"{_tail(curve.values):.4g}" for curve in curves if "loss" in curve.metric}
     page = Page(f"{ctx.recipe.name}: {ctx.node}", "What this training stage was asked for, and how its loss went.", facts, curves=curves)
     (ctx.out / REPORT).write_text(render(page))
 
@@ -93,9 +96,15 @@ def _stage_settings(ctx: StageContext) -> dict[str, Any]:
 
 
 def _curves(ctx: StageContext) -> list[Curve]:
-    from mugv.evaluation.report import read_curves
+    """Everything that a training stage wrote down of its steps, the losses first."""
+    from mugv.evaluation.report import Curve
 
-    return read_curves(ctx.node, ctx.out / "metrics.jsonl")
+    file = ctx.out / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    names = dict.fromkeys(name for line in lines for name, value in line.items() if name not in NO_CURVES and isinstance(value, (int, float)))
+    shown = sorted(names, key=lambda name: (name != "loss", "loss" not in name))[:CURVES]
+    points = {name: [(line["step"], line[name]) for line in lines if name in line] for name in shown}
+    return [Curve(ctx.node, name, [step for step, _ in found], [value for _, value in found]) for name, found in points.items()]
 
 
 def _tail(values: list[float], last: int = 20) -> float:
