@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,6 +138,16 @@ def add_tasks(
             outputs["shards"] = nested(**given, indices=task.outputs["Output"], **outputs).set_display_name("shards")
             _cache(outputs["shards"], None)
     return outputs
+
+
+def ended(recipe: Any, settings: Settings) -> Any:
+    """Context of all tasks of a cluster's pipeline: its exit handler ends the run's record and MLflow's run. `mugv run` does it itself."""
+    if not settings.retry:
+        return nullcontext()
+    task = load_component("finish")(recipe=recipe).set_display_name("finish").set_caching_options(False)
+    resources = settings.recipe.resources
+    place(task, resources.data.model_copy(update={"gpus": 0}), resources.image_data, retry=True)
+    return dsl.ExitHandler(exit_task=task, name="run")
 
 
 def _inputs(node: Node, outputs: dict[str, Any]) -> dict[str, Any]:

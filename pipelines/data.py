@@ -8,7 +8,7 @@ from kfp import dsl
 from mugv.recipe import Recipe, recipe_to_json
 from mugv.stages.graph import build_graph
 from mugv.stages.roots import Roots
-from pipelines.common import Settings, add_tasks, cache_keys, cluster_name, shard_pipeline
+from pipelines.common import Settings, add_tasks, cache_keys, cluster_name, ended, shard_pipeline
 
 STAGES = ("sample_footage", "scan", "curate_shard", "caption", "curate")
 
@@ -22,6 +22,7 @@ def build_pipeline(recipe: Recipe, roots: Roots | None = None, retry: bool = Fal
 
     @dsl.pipeline(name=cluster_name("mugv-data", recipe), description="Raw video to a curated ClipSet.")
     def data(recipe: str = recipe_to_json(recipe), roots: str = handed) -> None:
-        add_tasks(nodes, {"recipe": recipe, "roots": roots}, settings, nested)
+        with ended(recipe, settings):
+            add_tasks(nodes, {"recipe": recipe, "roots": roots}, settings, nested)
 
     return data

@@ -7,7 +7,7 @@ from kfp import dsl, kubernetes
 
 from mugv.recipe import Recipe, recipe_to_json
 from mugv.stages.graph import build_graph
-from pipelines.common import GIT, GIT_SECRETS, Settings, add_tasks, cluster_name, load_component, place, shard_pipeline
+from pipelines.common import GIT, GIT_SECRETS, Settings, add_tasks, cluster_name, ended, load_component, place, shard_pipeline
 from pipelines.data import STAGES
 
 CHANGED, GO_ON = "changed", "go on"
@@ -27,16 +27,17 @@ def build_pipeline(recipe: Recipe, repository: str = "", path: str = "videos", r
 
     @dsl.pipeline(name=cluster_name("mugv-retrain", recipe), description="Train again when data or code changed.")
     def retrain(recipe: str = defaults[0], repository: str = defaults[1], path: str = defaults[2], revision: str = defaults[3]) -> None:
-        resolved = _own_task("resolve_data", settings, recipe=recipe, repository=repository, path=path, revision=revision)
-        kubernetes.use_secret_as_env(resolved, GIT, {name: name for name in GIT_SECRETS}, optional=True)
-        with dsl.If(resolved.outputs["Output"] == CHANGED, name="changed"):
-            given = {"recipe": resolved.outputs["resolved_recipe"], "roots": resolved.outputs["roots"]}
-            made = add_tasks([node for node in nodes if node.stage in STAGES], given, settings, nested)
-            compared = _own_task("compare_data", settings, recipe=given["recipe"], clips=made["curate"])
-            with dsl.If(compared.outputs["Output"] == GO_ON, name="go-on"):
-                add_tasks([node for node in nodes if node.stage not in STAGES], given, settings, made=made)
-            with dsl.Else(name="held"):
-                _own_task("hold", settings, comparison=compared.outputs["comparison"])
+        with ended(recipe, settings):
+            resolved = _own_task("resolve_data", settings, recipe=recipe, repository=repository, path=path, revision=revision)
+            kubernetes.use_secret_as_env(resolved, GIT, {name: name for name in GIT_SECRETS}, optional=True)
+            with dsl.If(resolved.outputs["Output"] == CHANGED, name="changed"):
+                given = {"recipe": resolved.outputs["resolved_recipe"], "roots": resolved.outputs["roots"]}
+                made = add_tasks([node for node in nodes if node.stage in STAGES], given, settings, nested)
+                compared = _own_task("compare_data", settings, recipe=given["recipe"], clips=made["curate"])
+                with dsl.If(compared.outputs["Output"] == GO_ON, name="go-on"):
+                    add_tasks([node for node in nodes if node.stage not in STAGES], given, settings, made=made)
+                with dsl.Else(name="held"):
+                    _own_task("hold", settings, comparison=compared.outputs["comparison"])
 
     return retrain
 

@@ -90,7 +90,7 @@ def _pipeline(recipe: Recipe, roots: Roots) -> Any:
 
 
 def _finish(record: RunRecord, console: Console, out: Path | None) -> None:
-    from mugv.cli.summary import output
+    from mugv.stages.run_report import output
 
     folder = output(record, NODE)
     assert folder is not None
@@ -139,8 +139,8 @@ def _look(
 
 def _newest(state: Path | None) -> Path:
     """The clip set of the newest run that made or found one."""
-    from mugv.cli.summary import output
     from mugv.platform.records import all_runs
+    from mugv.stages.run_report import output
 
     folder = existing_state(state)
     for record in all_runs(folder):

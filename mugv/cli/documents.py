@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mugv.cli.summary import output, registered
 from mugv.cli.usage_table import run_usage
 from mugv.platform.records import RunRecord
+from mugv.stages.run_report import output, registered
 
 HITS = ("hit", "not needed")
 

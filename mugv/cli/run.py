@@ -27,7 +27,6 @@ from mugv.cli.common import (
     talk,
 )
 from mugv.errors import UserError
-from mugv.redact import redact
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,12 +102,12 @@ def _stopped(goal: Goal) -> str:
 
 
 def _run(recipe: Recipe, state: Path, goal: Goal, record: RunRecord) -> int:
-    from mugv.cli.summary import write_report
     from mugv.platform.forwarder import Forwarder, unsent_runs
     from mugv.platform.tracking import Tracking
     from mugv.precision import warning as precision_warning
     from mugv.stages.graph import node_keys
     from mugv.stages.roots import Roots
+    from mugv.stages.run_report import write_report
     from mugv.store import explained
 
     check_threads()
@@ -144,10 +143,9 @@ def _start_record(
 ) -> RunEnvironment:
     from dataclasses import replace
 
-    from mugv.platform.lineage import git_state
     from mugv.platform.records import write_json
-    from mugv.recipe import digest
     from mugv.stages.environment import RunEnvironment
+    from mugv.stages.run_record import described
 
     environment = replace(
         RunEnvironment.from_env({**_store_setting(), "MUGV_STATE": str(state)}),
@@ -157,20 +155,7 @@ def _start_record(
         runner=str(os.getpid()),
         goal=goal.node,
     )
-    record.update(
-        run=record.run,
-        name=recipe.name,
-        started=time.time(),
-        status="running",
-        recipe_digest=digest(recipe),
-        data_digest=roots.data,
-        videos=redact(recipe.data.videos) if recipe.data.videos else None,
-        keys=keys,
-        git=git_state(),
-        store=environment.store,
-        tracking=tracking.shown,
-        tracked=False,
-    )
+    record.update(**described(environment, recipe, roots.data, tracking.shown), keys=keys)
     write_json(record.folder / "recipe.json", recipe.model_dump(mode="json", by_alias=True))
     return environment
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mugv.platform.records import RunRecord, made_by
 from mugv.platform.registry import REASONS, Version, held_back
-from mugv.store import Ref, open_store
+from mugv.stages.run_report import output, ran, registered, seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,16 +38,16 @@ def print_stages(console: Console, record: RunRecord) -> None:
     from rich.table import Table
 
     state = record.folder.parents[1]
-    rows = [(stage, stage if _ran(stage) else made_by(state, stage.get("key", ""))) for stage in record.stages()]
-    total = sum(_seconds(made) for _, made in rows) or 1.0
+    rows = [(stage, stage if ran(stage) else made_by(state, stage.get("key", ""))) for stage in record.stages()]
+    total = sum(seconds(made) for _, made in rows) or 1.0
     table = Table("stage", "status", "seconds", "share", "metrics", box=None, pad_edge=False)
     for column in (2, 3):
         table.columns[column].justify = "right"
     for stage, made in rows:
-        seconds = _seconds(made)
-        table.add_row(stage["node"], stage["status"], f"{seconds:.1f}", f"{seconds / total:.0%}", _metrics(stage, made))
+        spent = seconds(made)
+        table.add_row(stage["node"], stage["status"], f"{spent:.1f}", f"{spent / total:.0%}", _metrics(stage, made))
     console.print(table)
-    mine = sum(_seconds(stage) for stage, _ in rows)
+    mine = sum(seconds(stage) for stage, _ in rows)
     run = record.read()
     if {"started", "ended"} <= set(run):
         console.print(f"stages {total:.0f} s when all run; this run {run['ended'] - run['started']:.0f} s, {mine:.0f} s of it in stages")
@@ -71,20 +70,6 @@ def print_result(console: Console, record: RunRecord) -> None:
     standing = f"champion stays version {before}" if before else "there is no champion"
     version = Version(result["model"], result["version"], "", {REASONS: "; ".join(reasons)}, "")
     console.print(f"model {result['uri']} is registered and {standing}: {held_back(version)}", markup=False, soft_wrap=True)
-
-
-def registered(record: RunRecord) -> dict[str, Any]:
-    folder = output(record, "register")
-    return json.loads((folder / "registered.json").read_text()) if folder else {}
-
-
-def output(record: RunRecord, node: str) -> Path | None:
-    """Local folder of what a stage of this run published or found; None when it did neither."""
-    ref: dict[str, str] = next((stage.get("output", {}) for stage in record.stages() if stage["node"] == node), {})
-    place = record.read().get("store", "")
-    if not ref.get("digest") or not place or set(ref) != {"uri", "key", "digest"}:
-        return None
-    return open_store(place, record.folder.parents[1] / "cache").fetch(Ref(**ref))
 
 
 def print_judge(console: Console, record: RunRecord) -> None:
@@ -112,35 +97,6 @@ def _print_columns(console: Console, columns: list[dict[str, Any]]) -> None:
         cells = [f"{r['value']:.2f} ({r['low']:.2f}-{r['high']:.2f})" for r in (score[n] for n in ROWS)]
         table.add_row(column["title"], str(score["n"]), *cells)
     console.print(table)
-
-
-def write_report(record: RunRecord) -> Path | None:
-    """`runs/<run>/report.html`: the evaluation's page with the seconds of every stage and the gate's decision."""
-    folder = output(record, "evaluate")
-    if folder is None:
-        return None
-    from dataclasses import replace
-
-    from mugv.evaluation.report import GateDecision, StageTime, load_report, render_report
-
-    state = record.folder.parents[1]
-    made = [(s, s if _ran(s) else made_by(state, s.get("key", ""))) for s in record.stages()]
-    times = [StageTime(s["node"], _seconds(m), not _ran(s)) for s, m in made]
-    result = registered(record)
-    gate = GateDecision(bool(result["champion"]), str(result["version"]), list(result["reasons"])) if result else None
-    page = record.folder / "report.html"
-    # The thresholds are not in the evaluation's key, so its own page may show those of an earlier run.
-    bars = json.loads((record.folder / "recipe.json").read_text())["register"]["gate"]["minimum"]
-    page.write_text(render_report(replace(load_report(folder), run_id=record.run, stages=times, gate=gate, bars=bars)))
-    return page
-
-
-def _ran(stage: dict[str, Any]) -> bool:
-    return stage.get("status") not in ("hit", "not needed")
-
-
-def _seconds(stage: dict[str, Any]) -> float:
-    return max(0.0, float(stage.get("ended", stage.get("started", 0.0))) - float(stage.get("started", 0.0))) if stage else 0.0
 
 
 def _metrics(stage: dict[str, Any], made: dict[str, Any]) -> str:

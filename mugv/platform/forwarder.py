@@ -8,14 +8,17 @@ A run is sent before the older ones, and an older one that MLflow does not take 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mugv.platform.datasets import run_dataset
 from mugv.platform.parent_run import parent_run, sent_file
 from mugv.platform.records import RunRecord, all_runs, told, write_json
+from mugv.platform.run_summary import note, numbers, parameters
 from mugv.platform.stage_sender import StageSender, sent_so_far
 from mugv.platform.tracking import Tracking
 from mugv.redact import redact
@@ -127,8 +130,20 @@ class Forwarder:
         for name in ("report.html", "recipe.json"):
             if (self.record.folder / name).is_file():
                 self.tracking.client.log_artifact(parent, str(self.record.folder / name))
+        self._summarise(parent, run)
         self.tracking.client.set_terminated(parent, STATUS.get(run.get("status", ""), "FAILED"), int(run["ended"] * 1000))
         self._remember(ended=run["ended"])
+
+    def _summarise(self, parent: str, run: dict[str, Any]) -> None:
+        """What the list of runs and the run's own page show."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        ended = int(run["ended"] * 1000)
+        metrics = [Metric(name, value, ended, 0) for name, value in numbers(self.record).items() if math.isfinite(value)]
+        params = [Param(name, value[:6000]) for name, value in parameters(self.record).items()]
+        self.tracking.client.log_batch(parent, metrics=metrics, params=params, tags=[RunTag("mlflow.note.content", note(self.record))])
+        if videos := run_dataset(run, "training"):
+            self.tracking.client.log_inputs(parent, datasets=[videos])
 
     def _sent(self) -> dict[str, Any]:
         return sent_so_far(sent_file(self.record))

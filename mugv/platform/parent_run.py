@@ -70,7 +70,14 @@ def _name(record: RunRecord) -> str:
 
 def _tags(record: RunRecord) -> dict[str, str]:
     run = record.read()
-    tags = {RUN: record.run, KIND: PIPELINE, "mugv.recipe": run.get("recipe_digest", ""), **code_tags(run)}
+    tags = {
+        RUN: record.run,
+        KIND: PIPELINE,
+        "mlflow.source.name": "mugv",
+        "mlflow.source.type": "JOB",
+        "mugv.recipe": run.get("recipe_digest", ""),
+        **code_tags(run),
+    }
     return {name: value for name, value in tags.items() if value}
 
 

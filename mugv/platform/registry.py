@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from urllib.parse import urlparse
 from mugv.errors import UserError
 from mugv.evaluation.paired import FILE as RESULTS_FILE
 from mugv.evaluation.paired import LOWER_IS_BETTER, Comparison, NotComparableError, Results, compare, read_results, to_json
+from mugv.platform.datasets import LONGEST_DIGEST
 from mugv.platform.registered_files import check, readable
 from mugv.recipe.schema import Gate
 from mugv.store.manifest import checked_name
@@ -247,6 +249,11 @@ class Registry:
     def _set_history(self, name: str, history: list[str]) -> None:
         self.client.set_registered_model_tag(name, HISTORY, json.dumps(history))
 
+    def describe(self, version: Version, card: str, file: str) -> None:
+        """Show `card` (Markdown) on the version's page, and keep it beside the model's lineage as `file`."""
+        self.client.update_model_version(version.name, version.version, description=card)
+        self.client.log_text(version.run_id, card, file)
+
     def tag(self, version: Version, tags: Mapping[str, str]) -> None:
         for name, value in tags.items():
             self.client.set_model_version_tag(version.name, version.version, name, value[:4900])
@@ -314,8 +321,12 @@ def log_version(
     lineage: Mapping[str, Any],
     metrics: Mapping[str, float],
     results: Results | None = None,
+    clips: Mapping[str, str] | None = None,
 ) -> Version:
-    """Package the generator and register it as a new version; its run is nested in `parent`."""
+    """Package the generator and register it as a new version; its run is nested in `parent`.
+
+    `clips`: uri and digest of the clip set that the metrics were measured on, so that MLflow ties model, metric and data together.
+    """
     import mlflow
 
     from mugv import __version__
@@ -337,11 +348,24 @@ def log_version(
             pip_requirements=[f"mugv=={__version__}"],
             registered_model_name=name,
         )
-        mlflow.log_metrics(dict(metrics), model_id=info.model_id)
+        measured_on = _dataset(clips) if clips else None
+        if measured_on:
+            mlflow.log_input(measured_on, context="evaluation")
+        mlflow.log_metrics(dict(metrics), model_id=info.model_id, dataset=measured_on)
     registry = Registry(uri)
     version = registry.version(name, str(info.registered_model_version))
     assert version.run_id == run.info.run_id
     return version
+
+
+def _dataset(clips: Mapping[str, str]) -> Any:
+    from mlflow.data.dataset_source_registry import resolve_dataset_source
+    from mlflow.data.meta_dataset import MetaDataset
+
+    with warnings.catch_warnings():
+        # Of two readers of local files it names the one that it takes.
+        warnings.simplefilter("ignore", UserWarning)
+        return MetaDataset(resolve_dataset_source(clips["uri"]), name="clips", digest=clips["digest"][:LONGEST_DIGEST])
 
 
 def _version(found: Any) -> Version:

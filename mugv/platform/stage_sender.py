@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from mugv.redact import redact
 
 METRICS_A_CALL = 1000
 PARAMETERS_A_CALL = 100
-ARTIFACT_SUFFIXES = {".html", ".png"}
+ARTIFACT_SUFFIXES = {".html", ".png", ".md"}
 LARGEST_ARTIFACT = 20 << 20
 _STATUS = {"ran": "FINISHED", "resumed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
 
@@ -124,18 +125,18 @@ class StageSender:
         self._remember(complete=True)
 
     def _send_artifacts(self, run_id: str, output: dict[str, str]) -> None:
-        """Pages and pictures of an output, for people who look at MLflow."""
+        """Pages and pictures of an output, for people who look at MLflow. Nothing else of it is fetched: it may be a data set."""
         from mugv.store import open_store
-        from mugv.store.base import Ref
+        from mugv.store.manifest import NAME, Manifest
 
-        if self.stage["stage"] not in ("evaluate", "train_vae", "candidates", "curate"):
-            return
-        root = output["uri"].removesuffix(f"/{self.stage['stage']}/{output['key']}")
-        folder = open_store(root, self.record.folder.parents[1] / "cache").fetch(Ref(**output))
-        for path in sorted(folder.rglob("*")):
-            if path.suffix in ARTIFACT_SUFFIXES and path.stat().st_size <= LARGEST_ARTIFACT:
-                inside = path.relative_to(folder).parent.as_posix()
-                self.tracking.client.log_artifact(run_id, str(path), None if inside == "." else inside)
+        inside = f"{self.stage['stage']}/{output['key']}"
+        store = open_store(output["uri"].removesuffix(f"/{inside}"), self.record.folder.parents[1] / "cache")
+        with tempfile.TemporaryDirectory() as folder:
+            store.get_file(f"{inside}/{NAME}", Path(folder) / NAME)
+            for name, entry in Manifest.parse((Path(folder) / NAME).read_bytes()).files.items():
+                if Path(name).suffix in ARTIFACT_SUFFIXES and entry.bytes <= LARGEST_ARTIFACT:
+                    store.get_file(f"{inside}/{name}", local := Path(folder) / Path(name).name)
+                    self.tracking.client.log_artifact(run_id, str(local), name.rpartition("/")[0] or None)
 
     def _remember(self, **fields: Any) -> None:
         self.sent = {**self.sent, **fields}

@@ -19,6 +19,12 @@ from mugv.redact import redact
 logger = logging.getLogger(__name__)
 
 EXPERIMENT = "mugv"
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "One run a pipeline, a nested one a stage: the first has the results, the others curves, parameters, data sets,"
+    " system metrics and pages.",
+}
+"""The first makes MLflow's pages those of training, not of chat."""
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 REFUSALS = {
     "UNAUTHENTICATED": "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user that it knows",
@@ -78,7 +84,7 @@ class Tracking:
         if found:
             return str(found.experiment_id)
         location = self._artifacts.as_uri() if self._artifacts else None
-        return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
+        return str(self.client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS))
 
     def start_run(self, name: str, started: float, tags: dict[str, str]) -> str:
         run = self.client.create_run(self.experiment, start_time=int(started * 1000), run_name=name, tags=tags)

@@ -14,7 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MACHINERY = tuple(
     f"mugv.stages.{name}"
-    for name in ("base", "code_digest", "earlier", "environment", "execute", "graph", "page", "pages", "progress", "roots", "run_record")
+    for name in (
+        *("base", "code_digest", "earlier", "environment", "execute", "finish", "graph", "page"),
+        *("pages", "progress", "roots", "run_record", "run_report"),
+    )
 )
 NOT_FOLLOWED = ("mugv.cli", "mugv.platform", "mugv.store", "mugv.recipe", "mugv.errors", *MACHINERY)
 _FROM = re.compile(r"^[ \t]*from[ \t]+(mugv[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]*)", re.MULTILINE)

@@ -101,7 +101,9 @@ def _curves(ctx: StageContext) -> list[Curve]:
 
     file = ctx.out / "metrics.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    names = dict.fromkeys(name for line in lines for name, value in line.items() if name not in NO_CURVES and isinstance(value, (int, float)))
+    names = dict.fromkeys(
+        name for line in lines for name, value in line.items() if name not in NO_CURVES and isinstance(value, (int, float))
+    )
     shown = sorted(names, key=lambda name: (name != "loss", "loss" not in name))[:CURVES]
     points = {name: [(line["step"], line[name]) for line in lines if name in line] for name in shown}
     return [Curve(ctx.node, name, [step for step, _ in found], [value for _, value in found]) for name, found in points.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +28,27 @@ def run(ctx: StageContext) -> dict[str, float]:
 
     environment = RunEnvironment.from_env()
     evaluation = json.loads((ctx.inputs["evaluate"] / "metrics.json").read_text())
-    lineage = describe_lineage(ctx, environment)
-    with answering(_tracking(environment), AWAY):
-        result = _register(ctx, environment, lineage, evaluation)
+    with answering(tracking := _tracking(environment), AWAY):
+        environment = replace(environment, parent=_parent(tracking, environment))
+        result = _register(ctx, environment, describe_lineage(ctx, environment), evaluation)
     (ctx.out / "registered.json").write_text(json.dumps(result, indent=1) + "\n")
     return {"version": float(result["version"]), "champion": float(result["champion"])}
 
 
+def _parent(tracking: Any, environment: RunEnvironment) -> str:
+    """MLflow's run of the pipeline: on a cluster the tasks find it themselves."""
+    from mugv.platform.parent_run import parent_run
+
+    record = environment.record()
+    if environment.forwarded or not (record.folder / "run.json").is_file():
+        return environment.parent
+    return parent_run(tracking, record, environment.parent)
+
+
 def _register(ctx: StageContext, environment: RunEnvironment, lineage: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
     from mugv.evaluation.paired import FILE, read_results
+    from mugv.platform.model_card import FILE as CARD
+    from mugv.platform.model_card import card
     from mugv.platform.registry import Registry, decide, log_version
 
     tracking = _tracking(environment)
@@ -47,12 +60,17 @@ def _register(ctx: StageContext, environment: RunEnvironment, lineage: dict[str,
     version = next((v for v in registry.versions(name) if v.keys.get("register") == key), None)
     if version is None:
         artifacts = {name: ctx.inputs[name] for name in ("checkpoint", "vae")} | {"evaluation": ctx.inputs["evaluate"] / "metrics.json"}
-        version = log_version(tracking.uri, tracking.experiment, lineage["mlflow_run"], name, artifacts, lineage, metrics, results)
+        place = (tracking.uri, tracking.experiment, lineage["mlflow_run"])
+        version = log_version(*place, name, artifacts, lineage, metrics, results, ctx.refs["clips"].to_dict())
         registry.tag(version, _tags(lineage, metrics))
     champion = registry.before(version)
     theirs = registry.results(champion) if champion else {}
     decision = decide(gate, metrics, champion, str(evaluation.get("judge_reason", "")), results, theirs)
-    return _announce(registry, version, champion, decision, metrics)
+    found = _announce(registry, version, champion, decision, metrics)
+    text = card(name, version.version, lineage, metrics, decision.champion, decision.reasons)
+    registry.describe(version, text, CARD)
+    (ctx.out / CARD).write_text(text)
+    return found
 
 
 def _announce(
@@ -85,7 +103,7 @@ def numbers(evaluation: dict[str, Any]) -> dict[str, float]:
 
 def describe_lineage(ctx: StageContext, environment: RunEnvironment) -> dict[str, Any]:
     """Everything that `mugv lineage` shows: run, code, recipe, data, and each node with key, digest, place and inputs."""
-    from mugv.platform.lineage import git_state
+    from mugv.platform.lineage import git_state, image_digest
 
     recipe, roots = ctx.recipe, ctx.roots or Roots.of(ctx.recipe, environment.state)
     keys = node_keys(recipe, roots)
@@ -99,11 +117,13 @@ def describe_lineage(ctx: StageContext, environment: RunEnvironment) -> dict[str
         "run": environment.run,
         "mlflow_run": environment.parent,
         "git": git_state(),
+        "image": image_digest(),
         "recipe": {"name": recipe.name, "digest": digest(recipe)},
         "data": {
             "videos": redact(recipe.data.videos) if recipe.data.videos else None,
             "digest": roots.data,
             "dvc_revision": recipe.data.dvc_revision,
+            "dvc": environment.record().read().get("dvc", {}),
         },
         "nodes": nodes,
     }
@@ -120,9 +140,11 @@ def _tags(lineage: dict[str, Any], metrics: dict[str, float]) -> dict[str, str]:
         "mugv.mlflow_run": lineage["mlflow_run"],
         "mugv.git.commit": lineage["git"]["commit"],
         "mugv.git.dirty": str(lineage["git"]["dirty"]).lower(),
+        "mugv.image": lineage["image"],
         "mugv.recipe": lineage["recipe"]["digest"],
         "mugv.data": lineage["data"]["digest"] or "sample footage",
         "mugv.dvc_revision": lineage["data"]["dvc_revision"] or "",
+        **{f"mugv.dvc.{name}": value for name, value in lineage["data"]["dvc"].items()},
         **{DIGEST + name: nodes[source].get("digest", "") for name, source in sources.items()},
         **{KEY + name: node["key"] for name, node in nodes.items()},
         **{METRIC + name: repr(value) for name, value in metrics.items()},

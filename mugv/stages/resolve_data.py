@@ -18,6 +18,7 @@ from mugv.stages.again import exit_codes
 from mugv.stages.environment import RunEnvironment
 from mugv.stages.graph import Keys
 from mugv.stages.roots import MEMORY, Roots
+from mugv.stages.run_record import begin
 from mugv.stages.scan import sources_now
 from mugv.store import check_volume
 
@@ -132,5 +133,10 @@ def component_main(recipe_json: str, repository: str, path: str, revision: str, 
     write(decision, Path(output))
     Path(recipe_output).write_text(recipe_to_json(decision.recipe))
     Path(roots_output).write_text(decision.roots.to_json())
+    environment = RunEnvironment.from_env()
+    if not environment.forwarded:
+        begin(environment, decision.recipe, decision.roots.data)
+    if decision.data:
+        environment.record().update(dvc=decision.data.to_dict())
     print(f"retrain: {decision.reason}", flush=True)
     return decision.decision

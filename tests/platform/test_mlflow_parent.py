@@ -15,7 +15,7 @@ from mugv.platform.parent_run import parent_run, sent_file
 from mugv.platform.records import RunRecord, write_once
 from mugv.platform.stage_sender import StageSender
 from mugv.platform.tracking import Tracking
-from mugv.stages.run_record import end, outcome
+from mugv.stages.finish import end, outcome
 
 PROCESSES = 6
 

@@ -26,7 +26,7 @@ def recipe() -> Recipe:
 def test_no_stage_of_the_graph_is_without_a_component(recipe: Recipe) -> None:
     stages = {node.stage for node in build_graph(recipe)}
     assert stages == set(COMPONENTS)
-    assert {folder for folder, _ in COMPONENTS.values()} | {"resolve_data", "compare_data", "hold"} == set(NAMES)
+    assert {folder for folder, _ in COMPONENTS.values()} | {"resolve_data", "compare_data", "hold", "finish"} == set(NAMES)
 
 
 def test_a_component_never_lacks_an_input_that_its_node_has(recipe: Recipe) -> None:

@@ -53,17 +53,21 @@ def executor_of(ir: dict, task: dict) -> str:
     return ir["components"][task["componentRef"]["name"]]["executorLabel"]
 
 
+ENDED = {"run", "finish"}
+"""The exit handler around all tasks, and the task that ends the run."""
+
+
 @pytest.mark.parametrize("recipe", [minimal_recipe(), full_recipe(), full_recipe(align=None), full_recipe(data={"videos": "/clips"})])
 def test_a_stage_of_the_recipe_is_never_lost_from_the_pipeline(recipe: Recipe, tmp_path: Path) -> None:
     ir, _ = compiled(recipe, tmp_path)
-    shards = {"curate_shard", "shards", "loop"}
+    shards = {"curate_shard", "shards", "loop"} | ENDED
     expected = {n.name for n in build_graph(recipe) if n.stage != "curate_shard"} | shards
     assert set(tasks(ir)) == expected
 
 
 def test_captions_are_asked_for_inside_the_loop_over_shards_and_reach_the_merge(tmp_path: Path) -> None:
     ir, platform = compiled(full_recipe(curation=CAPTIONED), tmp_path, kind="data")
-    assert set(tasks(ir)) == {"footage", "scan", "shards", "loop", "curate_shard", "caption", "curate"}
+    assert set(tasks(ir)) == {"footage", "scan", "shards", "loop", "curate_shard", "caption", "curate"} | ENDED
     found = tasks(ir)
     assert found["caption"]["inputs"]["artifacts"]["part"]["taskOutputArtifact"]["producerTask"] == "curate-shard"
     assert found["curate"]["dependentTasks"] == ["scan", "shards"]
@@ -209,19 +213,41 @@ def test_failed_tasks_are_retried_on_a_cluster_only(tmp_path: Path) -> None:
     assert not [t for t in local.root.dag.tasks.values() if t.retry_policy.max_retry_count], "a user's mistake would be tried again"
 
 
+@pytest.mark.parametrize("kind", ["train", "data", "retrain"])
+def test_every_run_of_a_cluster_is_ended_whatever_happened_in_it(tmp_path: Path, kind: str) -> None:
+    """MLflow's run stayed RUNNING for ever. The last task learns how the others ended, and needs none of their outputs."""
+    ir, platform = compiled(minimal_recipe(), tmp_path, kind=kind)
+    root = ir["root"]["dag"]["tasks"]
+    assert len(root) == 2
+    last = root["finish"]
+    handler = next(name for name in root if name != "finish")
+    assert last["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert last["inputs"]["parameters"]["status"]["taskFinalStatus"] == {"producerTask": handler}
+    assert "artifacts" not in last["inputs"]
+    assert not last.get("cachingOptions", {}).get("enableCache")
+    assert {v["mountPath"] for v in platform[executor_of(ir, last)]["pvcMount"]} == {"/mugv"}
+
+
+def test_a_run_on_this_machine_ends_itself_and_has_no_task_more() -> None:
+    from pipelines.train import build_pipeline
+
+    assert not {"finish", "exit-handler-1"} & set(build_pipeline(minimal_recipe()).pipeline_spec.root.dag.tasks)
+
+
 def test_the_data_pipeline_stops_at_the_clip_set(tmp_path: Path) -> None:
     ir, _ = compiled(full_recipe(), tmp_path, kind="data")
-    assert set(tasks(ir)) == {"footage", "scan", "shards", "loop", "curate_shard", "curate"}
+    assert set(tasks(ir)) == {"footage", "scan", "shards", "loop", "curate_shard", "curate"} | ENDED
 
 
 def test_retraining_trains_only_behind_the_decision(tmp_path: Path) -> None:
     ir, _ = compiled(full_recipe(), tmp_path, kind="retrain")
-    assert set(ir["root"]["dag"]["tasks"]) == {"resolve-data", "condition-1"}
-    condition = ir["root"]["dag"]["tasks"]["condition-1"]["triggerPolicy"]["condition"]
+    (first,) = [dag["tasks"] for dag in dags(ir) if "resolve-data" in dag["tasks"]]
+    assert len(first) == 2
+    (condition, changed) = next((t["triggerPolicy"]["condition"], t["componentRef"]["name"]) for n, t in first.items() if "condition" in n)
     assert "changed" in condition
     assert "resolve-data-Output" in condition, "kfp.local cannot evaluate a condition on a named output"
     assert {"register", "pretrain-1", "align-1"} <= set(tasks(ir))
-    changed = ir["components"]["comp-condition-1"]["dag"]["tasks"]
+    changed = ir["components"][changed]["dag"]["tasks"]
     assert "register" not in changed, "nothing is trained before the clips were compared with the champion's"
     gates = [task["triggerPolicy"]["condition"] for task in changed.values() if task.get("triggerPolicy", {}).get("condition")]
     assert len(gates) == 1 or all("compare-data-Output" in gate for gate in gates)
