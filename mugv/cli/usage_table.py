@@ -73,7 +73,8 @@ def print_usage(console: Console, record: RunRecord) -> None:
 
 def _cells(usage: dict[str, float]) -> list[str]:
     cells = [f"{usage['tries']:.0f}", f"{usage['wall_seconds']:,.1f} s", f"{usage['cpu_seconds']:,.1f} s"]
-    cells += [f"{usage['gpu_seconds']:,.0f} s" if usage["gpu_seconds"] else "", f"{usage['peak_bytes'] / 1e9:.2f} GB"]
+    busy = f", {usage['gpu_utilisation']:.0%} busy" if "gpu_utilisation" in usage else ""
+    cells += [f"{usage['gpu_seconds']:,.0f} s{busy}" if usage["gpu_seconds"] else "", f"{usage['peak_bytes'] / 1e9:.2f} GB"]
     if "goodput" not in usage:
         return [*cells, "", "", *(_seconds(usage, kind) if kind in ("waiting", "down") else "" for kind in LOSSES)]
     return [*cells, f"{usage['steps']:,.0f}", f"{usage['goodput']:.0%}", *(_seconds(usage, kind) for kind in LOSSES)]

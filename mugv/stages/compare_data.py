@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -109,16 +108,14 @@ def _against(champion: Version, registry: Registry, recipe: Recipe, key: str, en
 
 def component_main(recipe_json: str, clips: str, comparison: str, report: str) -> tuple[str, dict[str, float]]:
     """Body of the KFP component: write comparison and report; say and return the decision, and metrics. `clips`: the manifest's file."""
-    return _one_line(lambda: _compare(recipe_json, clips, comparison, report))
-
-
-def _compare(recipe_json: str, clips: str, comparison: str, report: str) -> tuple[str, dict[str, float]]:
     from mugv.curation.drift.verdict import Verdict
 
-    recipe, manifest = recipe_from_json(recipe_json), json.loads(Path(clips).read_text())
     # Everything that would read the clips is in the store: nothing will be trained on them.
-    unneeded = Gate(Verdict(True, False, "nothing is left to train on these clips"))
-    gate = decide(recipe, manifest["key"], RunEnvironment.from_env()) if manifest["digest"] else unneeded
+    gate = Gate(Verdict(True, False, "nothing is left to train on these clips"))
+    with exit_codes(waits=False):
+        recipe, manifest = recipe_from_json(recipe_json), json.loads(Path(clips).read_text())
+        if manifest["digest"]:
+            gate = decide(recipe, manifest["key"], RunEnvironment.from_env())
     write_json(Path(comparison), gate.to_json())
     Path(report).write_text(gate.page())
     print(f"compare data: {gate.verdict.line}", flush=True)
@@ -127,13 +124,5 @@ def _compare(recipe_json: str, clips: str, comparison: str, report: str) -> tupl
 
 def hold(comparison: str) -> None:
     """End a run that must not train, with the comparison's line."""
-
-    def refuse() -> None:
-        raise UserError(json.loads(Path(comparison).read_text())["line"])
-
-    _one_line(refuse)
-
-
-def _one_line(work: Callable[[], Any]) -> Any:
     with exit_codes(waits=False):
-        return work()
+        raise UserError(json.loads(Path(comparison).read_text())["line"])

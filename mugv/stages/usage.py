@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from mugv.ledger import Ledger, entries, summary
 from mugv.platform.records import RunRecord
+from mugv.platform.system_metrics import system_file
 from mugv.recipe import Recipe
 from mugv.stages.graph import Node
 from mugv.stages.placement import layout_of, pool_of
@@ -40,9 +43,19 @@ def accounted(work: Path, record: RunRecord, node: Node, recipe: Recipe) -> Iter
 def usage_of(record: RunRecord, stage: dict[str, object]) -> dict[str, float]:
     """A stage's usage: as it was told at the end, else what its ledger has, of a stage that goes on or was killed."""
     told, work = stage.get("usage"), str(stage.get("work", ""))
-    if isinstance(told, dict) and told:
-        return told
-    return summary(Path(work)) if work and entries(Path(work)) else {}
+    found = dict(told) if isinstance(told, dict) and told else summary(Path(work)) if work and entries(Path(work)) else {}
+    busy = gpu_utilisation(system_file(record, str(stage["node"]))) if found.get("gpus") else None
+    return found if busy is None else {**found, "gpu_utilisation": busy}
+
+
+def gpu_utilisation(samples: Path) -> float | None:
+    """Mean share of the time that the machine's GPUs computed, 0 to 1, of what mugv.platform.system_metrics sampled; None: not known."""
+    found = []
+    with suppress(OSError):
+        for line in samples.read_text(errors="replace").splitlines():
+            with suppress(ValueError, AttributeError):
+                found += [float(v) for k, v in json.loads(line).items() if re.fullmatch(r"gpu_\d+_utilization_percentage", k)]
+    return round(sum(found) / len(found) / 100, 3) if found else None
 
 
 def gpus_held(recipe: Recipe, node: Node) -> int:

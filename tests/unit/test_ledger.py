@@ -13,7 +13,13 @@ from typing import Any
 
 import pytest
 
+from mugv.cli.usage_table import run_usage
 from mugv.ledger import NAME, Ledger, entries, summary
+from mugv.platform.records import RunRecord
+from mugv.platform.system_metrics import system_file
+from mugv.recipe import load_recipe
+from mugv.stages.graph import build_graph
+from mugv.stages.usage import gpus_held
 from mugv.training.loop import fit
 from mugv.training.metrics_log import MetricsLog
 
@@ -161,3 +167,42 @@ def test_a_killed_training_leaves_what_it_lost(tmp_path: Path) -> None:
     assert found["repeated_seconds"] >= 0.25
     assert found["down_seconds"] > 0
     assert found["goodput"] < 1 - found["repeated_seconds"] / found["wall_seconds"]
+
+
+def test_gpus_are_told_with_how_busy_they_were(tmp_path: Path) -> None:
+    record = RunRecord(tmp_path / "runs" / "r")
+    file = system_file(record, "pretrain-0")
+    file.parent.mkdir(parents=True)
+    file.write_text('{"gpu_0_utilization_percentage": 90, "gpu_1_utilization_percentage": 70, "step": 0}\n{"gpu_0_ut\n[]\n')
+    usage = {"gpus": 2.0, "gpu_seconds": 20.0, "wall_seconds": 10.0, "tries": 1.0, "cpu_seconds": 1.0, "peak_bytes": 1e9}
+    record.update_stage("pretrain-0", status="ran", usage=usage)
+    found = run_usage(record)
+    assert found["stages"]["pretrain-0"]["gpu_utilisation"] == 0.8
+    assert found["used"]["gpu_seconds"] == 20.0
+    assert found["training"] is None
+
+
+def test_a_run_that_was_killed_shows_what_its_work_folder_tells(tmp_path: Path) -> None:
+    record = RunRecord(tmp_path / "runs" / "r")
+    work = tmp_path / "work"
+    (work / "train").mkdir(parents=True)
+    told(
+        work,
+        {"event": "try", "time": 0.0, "run": "r"},
+        {"event": "inputs", "time": 1.0},
+        {"event": "use", "time": 10.0, "cpu_seconds": 9.0},
+    )
+    told(work / "train", {"event": "begin", "time": 2.0, "step": 0}, {"event": "save", "time": 9.0, "step": 5, "saves": 1, "seconds": 2.0})
+    steps(work / "train", 5, 1.0)
+    record.update_stage("pretrain-0", status="killed", work=str(work))
+    training = run_usage(record)["training"]
+    assert training["goodput"] == 0.5
+    assert training["lost_seconds"] == {"starting": 1.0, "saving": 2.0, "repeated": 0.0, "waiting": 1.0, "down": 0.0, "other": 1.0}
+
+
+def test_gpus_of_all_nodes_count_as_held() -> None:
+    recipe = load_recipe(ROOT / "configs" / "mugv-10b.yaml")
+    nodes = {node.name: node for node in build_graph(recipe)}
+    assert gpus_held(recipe, nodes["pretrain-0"]) == recipe.parallel.world == 512
+    assert gpus_held(recipe, nodes["evaluate"]) == 1
+    assert gpus_held(recipe, nodes["curate"]) == 0
