@@ -2,7 +2,7 @@
 
     {"event": "try", "time": ..., "run": ..., "started": ..., "gpus": ...}   a process begins on the stage
     {"event": "inputs", ...}                                                 its inputs are here
-    {"event": "waited", "seconds": ...}                                      it waited for others beside that, such as a queue
+    {"event": "launched", ...}                                               its ranks run, after a queue or not; again after a failure
     {"event": "use", "cpu_seconds": ..., "bytes": ...}                       now and then: so far in this try
     {"event": "begin", "step": ..., "repeated_steps": ..., ...}              training goes on from a checkpoint; what it does again
     {"event": "save", "step": ..., "saves": ..., "seconds": ...}             checkpoints since the last such line; the loop stood still
@@ -65,10 +65,11 @@ def summary(work: Path) -> dict[str, float]:
     ]
     for one, following in pairwise(tries):
         one.ended = min(max(one.ended, following.seen), following.began)
-    down = sum(second.began - first.ended for first, second in pairwise(tries) if first.run == second.run)
-    wall = sum(one.wall for one in tries) + down
+    between = sum(second.began - first.ended for first, second in pairwise(tries) if first.run == second.run)
+    down = between + sum(one.down for one in tries)
+    wall = sum(one.wall for one in tries) + between
     found = {
-        "tries": len(tries),
+        "tries": len(tries) + sum(one.launches for one in tries),
         "wall_seconds": wall,
         "cpu_seconds": sum(one.last("use", "cpu_seconds") for one in tries),
         "peak_bytes": max(one.most("use", "bytes") for one in tries),
@@ -90,11 +91,23 @@ class _Try:
         self.began = min(_number(start, "started") or start["time"], start["time"])
         self.ended = max(line["time"] for line in lines)
         begins = [line for line in lines if line["event"] == "begin"]
-        self.seen = max((_number(line, "until") for line in begins), default=0.0)
+        self.seen = _number(begins[0], "until") if begins else 0.0
         """Last step of the try before, which only the step's own line told."""
         ready = next((line["time"] for line in lines if line["event"] == "inputs"), start["time"])
-        self.waiting = ready - self.began + sum(_number(line, "seconds") for line in lines if line["event"] == "waited")
-        self.starting = begins[0]["time"] - ready if begins else 0.0
+        launched = [line["time"] for line in lines if line["event"] == "launched"]
+        starts = launched or [ready]
+        self.waiting = starts[0] - self.began
+        bounds = [*starts[1:], float("inf")]
+        firsts = [next((b["time"] for b in begins if at <= b["time"] < bound), at) for at, bound in zip(starts, bounds, strict=True)]
+        self.starting = sum(first - at for at, first in zip(starts, firsts, strict=True))
+        self.launches = len(starts) - 1
+        self.down = sum(at - self._alive(at) for at in starts[1:])
+
+    def _alive(self, at: float) -> float:
+        """Last sign of life of the ranks before those that were launched at a time."""
+        signs = [line["time"] for line in self.lines if line["event"] in ("launched", "begin", "save") and line["time"] < at]
+        lost = next((_number(line, "until") for line in self.lines if line["event"] == "begin" and line["time"] >= at), 0.0)
+        return min(at, max([*signs, lost]))
 
     @property
     def wall(self) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mugv import stopping
 from mugv.errors import EXIT_TRY_AGAIN, EXIT_USER, ServiceAwayError, StoppedError, UserError
+from mugv.ledger import Ledger
 from mugv.processes import end_with_runner
 
 FAILURE = "distributed-failure.json"
@@ -76,6 +77,8 @@ def _train(spec: dict[str, Any]) -> None:
         work=Path(spec["work"]),
         progress=ProgressWriter(RunRecord(Path(spec["record"])), spec["node"]) if spec["record"] and is_main() else silent,
     )
+    if is_main():
+        Ledger(ctx.work).write("launched")
     metrics = importlib.import_module(spec["module"]).train(ctx)
     if is_main():
         (ctx.work / "distributed-metrics.json").write_text(json.dumps(metrics))

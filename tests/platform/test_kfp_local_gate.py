@@ -16,7 +16,9 @@ from mugv.platform.registry import Registry
 from mugv.platform.tracking import Tracking
 from mugv.recipe import Recipe
 from mugv.recipe.retrain import Drift
+from mugv.stages import compare_data
 from mugv.stages.by_hand import run_by_hand
+from mugv.stages.environment import RunEnvironment
 from pipelines.retrain import build_pipeline
 from tests.platform.test_kfp_local_pipelines import micro, run, statuses
 
@@ -75,6 +77,25 @@ def test_drifted_data_wait_for_somebody_who_confirms_exactly_them(tmp_path: Path
     assert statuses(third)["register"] == "ran"
     assert "confirmed by" in str(comparison(third)["line"])
     assert [v.version for v in Registry(Tracking.of_state(state).uri).versions("micro")] == ["2", "1"]
+    _without_the_champion_s_clips(asks, state, first, third)
+
+
+def _without_the_champion_s_clips(asks: Recipe, state: Path, before: RunRecord, champion: RunRecord) -> None:
+    """They are gone from the store: said, and the recipe's choice counts."""
+    environment = RunEnvironment.from_env({"MUGV_STATE": str(state)})
+    environment.open_store().remove(f"curate/{champion.stage('curate')['key']}")
+    warns = compare_data.decide(asks, before.stage("curate")["key"], environment)
+    assert warns.decision == "go on"
+    assert "are gone from the store" in warns.verdict.line
+    gate = asks.retrain.drift.model_copy(update={"on_missing": "confirm"})
+    waits = compare_data.decide(
+        asks.model_copy(update={"retrain": asks.retrain.model_copy(update={"drift": gate})}), before.stage("curate")["key"], environment
+    )
+    assert (waits.decision, waits.verdict.waits) == ("held", True)
+    assert "gone from the store" in waits.page()
+    drifted = CliRunner().invoke(app, ["drift", "retrain-1", "--state", str(state)])
+    assert drifted.exit_code == 2
+    assert "are gone from the store" in drifted.output
 
 
 def _others_captions(videos: Path) -> None:

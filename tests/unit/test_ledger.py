@@ -70,6 +70,30 @@ def test_a_training_killed_once_loses_what_it_repeats_and_the_time_it_was_down(t
     assert found["other_seconds"] == pytest.approx(180 - 100 - 2 - 14 - 7 - 30 - 20)
 
 
+def test_ranks_that_queue_and_fail_under_one_task_are_accounted_for(tmp_path: Path) -> None:
+    """50 s in the queue, ranks that die 10 s after their checkpoint, 15 s until others run."""
+    told(
+        tmp_path,
+        {"event": "try", "time": 0.0, "run": "r"},
+        {"event": "inputs", "time": 1.0},
+        {"event": "launched", "time": 51.0},
+        {"event": "use", "time": 100.0, "cpu_seconds": 1.0},
+        {"event": "launched", "time": 105.0},
+        {"event": "end", "time": 150.0},
+    )
+    steps(tmp_path / "train", 60, 1.0)
+    told(
+        tmp_path / "train",
+        {"event": "begin", "time": 55.0, "step": 0},
+        {"event": "save", "time": 80.0, "step": 25, "saves": 1, "seconds": 0.0},
+        {"event": "begin", "time": 110.0, "step": 25, "repeated_steps": 10, "repeated_seconds": 10.0, "until": 90.0},
+        {"event": "save", "time": 148.0, "step": 60, "saves": 1, "seconds": 1.0},
+    )
+    found = summary(tmp_path)
+    assert (found["tries"], found["wall_seconds"]) == (2, 150.0)
+    assert (found["waiting_seconds"], found["starting_seconds"], found["down_seconds"]) == (51.0, 9.0, 15.0)
+
+
 def test_between_two_runs_nobody_asked_for_the_stage(tmp_path: Path) -> None:
     told(
         tmp_path,
