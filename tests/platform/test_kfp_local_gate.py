@@ -80,20 +80,20 @@ def test_drifted_data_wait_for_somebody_who_confirms_exactly_them(tmp_path: Path
     _without_the_champion_s_clips(asks, state, first, third)
 
 
-def _without_the_champion_s_clips(asks: Recipe, state: Path, before: RunRecord, champion: RunRecord) -> None:
+def _without_the_champion_s_clips(asks: Recipe, state: Path, champion: RunRecord, newer: RunRecord) -> None:
     """They are gone from the store: said, and the recipe's choice counts."""
     environment = RunEnvironment.from_env({"MUGV_STATE": str(state)})
     environment.open_store().remove(f"curate/{champion.stage('curate')['key']}")
-    warns = compare_data.decide(asks, before.stage("curate")["key"], environment)
+    warns = compare_data.decide(asks, newer.stage("curate")["key"], environment)
     assert warns.decision == "go on"
     assert "are gone from the store" in warns.verdict.line
     gate = asks.retrain.drift.model_copy(update={"on_missing": "confirm"})
     waits = compare_data.decide(
-        asks.model_copy(update={"retrain": asks.retrain.model_copy(update={"drift": gate})}), before.stage("curate")["key"], environment
+        asks.model_copy(update={"retrain": asks.retrain.model_copy(update={"drift": gate})}), newer.stage("curate")["key"], environment
     )
     assert (waits.decision, waits.verdict.waits) == ("held", True)
     assert "gone from the store" in waits.page()
-    drifted = CliRunner().invoke(app, ["drift", "retrain-1", "--state", str(state)])
+    drifted = CliRunner().invoke(app, ["drift", "retrain-3", "--state", str(state)])
     assert drifted.exit_code == 2
     assert "are gone from the store" in drifted.output
 
