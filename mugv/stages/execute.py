@@ -69,8 +69,10 @@ def output_prefix(node: Node, key: str) -> str:
 
 def cached_nodes(names: Iterable[str], keys: Keys, store: Store) -> dict[str, Ref]:
     """Those of the named nodes whose output is in the store already, with their outputs."""
-    found = {name: store.find(output_prefix(keys.nodes[name], keys[name])) for name in names}
-    return {name: ref for name, ref in found.items() if ref}
+    names = list(names)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = list(pool.map(lambda name: store.find(output_prefix(keys.nodes[name], keys[name])), names))
+    return {name: ref for name, ref in zip(names, found, strict=True) if ref}
 
 
 def run_node(node_name: str, recipe: Recipe, refs: dict[str, Ref], environment: RunEnvironment, roots: Roots) -> Ref:
@@ -111,14 +113,13 @@ def _published(node: Node, keys: Keys, store: Store, environment: RunEnvironment
     By their keys and not by what the tasks before said: a merge reads 10,000 of them, more than a task's arguments can name; and a task
     that Kubeflow found in its own cache may name an output that was removed since, or made anew.
     """
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = list(pool.map(lambda source: store.find(output_prefix(keys.nodes[source], keys[source])), node.inputs.values()))
-    absent = [source for source, ref in zip(node.inputs.values(), found, strict=True) if ref is None]
+    found = cached_nodes(node.inputs.values(), keys, store)
+    absent = [source for source in node.inputs.values() if source not in found]
     if absent:
         more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
         was = "was removed from the store during the run; run again" if environment.forwarded else _GONE.format(store.uri)
         raise StoreError(f"stage {node.name}: the output of {', '.join(absent[:NAMED])}{more} {was}")
-    return {name: ref for name, ref in zip(node.inputs, found, strict=True) if ref}
+    return {name: found[source] for name, source in node.inputs.items()}
 
 
 def _absent(keys: Keys, store: Store) -> Callable[[str], bool]:

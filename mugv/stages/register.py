@@ -12,8 +12,8 @@ from mugv.recipe import digest
 from mugv.redact import redact
 from mugv.stages.base import StageContext
 from mugv.stages.environment import RunEnvironment
-from mugv.stages.execute import output_prefix
-from mugv.stages.graph import build_graph, node_keys
+from mugv.stages.execute import cached_nodes
+from mugv.stages.graph import SHARD_INPUTS, Keys
 from mugv.stages.roots import Roots
 
 if TYPE_CHECKING:
@@ -106,13 +106,12 @@ def describe_lineage(ctx: StageContext, environment: RunEnvironment) -> dict[str
     from mugv.platform.lineage import git_state, image_digest
 
     recipe, roots = ctx.recipe, ctx.roots or Roots.of(ctx.recipe, environment.state)
-    keys = node_keys(recipe, roots)
-    store = environment.open_store()
+    keys = Keys(recipe, roots)
+    stored = cached_nodes(keys.nodes, keys, environment.open_store())
     nodes: dict[str, Any] = {}
-    for node in build_graph(recipe):
-        found = store.find(output_prefix(node, keys[node.name]))
-        place = {"uri": found.uri, "digest": found.digest} if found else {}
-        nodes[node.name] = {"stage": node.stage, "key": keys[node.name], "inputs": node.inputs, **place}
+    for name, node in keys.nodes.items():
+        place = {"uri": stored[name].uri, "digest": stored[name].digest} if name in stored else {}
+        nodes[name] = {"stage": node.stage, "key": keys[name], "inputs": node.inputs, **place}
     return {
         "run": environment.run,
         "mlflow_run": environment.parent,
@@ -146,7 +145,8 @@ def _tags(lineage: dict[str, Any], metrics: dict[str, float]) -> dict[str, str]:
         "mugv.dvc_revision": lineage["data"]["dvc_revision"] or "",
         **{f"mugv.dvc.{name}": value for name, value in lineage["data"]["dvc"].items()},
         **{DIGEST + name: nodes[source].get("digest", "") for name, source in sources.items()},
-        **{KEY + name: node["key"] for name, node in nodes.items()},
+        # Each tag is a call to MLflow, and there may be 10,000 shards: the lineage has their keys.
+        **{KEY + name: node["key"] for name, node in nodes.items() if node["stage"] not in SHARD_INPUTS},
         **{METRIC + name: repr(value) for name, value in metrics.items()},
     }
     return {name: value for name, value in tags.items() if value}
