@@ -84,7 +84,7 @@ class Cluster:
         return outputs
 
     def _environment(self, container: dict[str, Any], placed: dict[str, Any]) -> dict[str, str]:
-        values = self.image.environment(container["image"]) | self.environment
+        values = self.image.environment() | self.environment
         values |= {entry["name"]: entry.get("value", "") for entry in container.get("env", [])}
         for kind, key in (("configMapAsEnv", "configMapKey"), ("secretAsEnv", "secretKey")):
             for source in placed.get(kind, []):

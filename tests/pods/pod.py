@@ -39,10 +39,9 @@ def missing() -> str:
 
 @dataclass
 class Image:
-    """What an image has: the installed copy of this project, without its source, and the environment of its Containerfile."""
+    """What an image has: the installed copy of this project, without its source, and the environment of the Containerfile."""
 
     folder: Path
-    names: tuple[str, ...] = ("data", "train")
     skeleton: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,14 +79,12 @@ class Image:
         """Place in the pod -> what is bound there."""
         return {**{name: name for name in SYSTEM}, **{p: p for p in (sys.base_prefix, sys.prefix)}, "/opt/app": str(self.installed)}
 
-    def environment(self, image: str) -> dict[str, str]:
-        """ENV lines of the image's Containerfile, and where the packages are."""
-        name = next(n for n in self.names if n in image.rpartition("/")[2])
-        text = re.sub(r"\\\n", " ", (ROOT / "images" / f"Containerfile.{name}").read_text())
-        pairs = [word for line in text.splitlines() if line.startswith("ENV ") for word in shlex.split(line[4:])]
-        given = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-        path = f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin"
-        return {**given, "HOME": given.get("HOME", "/home/mugv"), "PATH": path, "PYTHONPATH": "/opt/app"}
+    def environment(self) -> dict[str, str]:
+        """ENV of the final stage of the images' Containerfile, and where the packages are here."""
+        text = (ROOT / "images" / "Containerfile").read_text().rpartition("\nFROM ")[2]
+        lines = re.sub(r"\\\n", " ", text).replace("${REVISION}", "0" * 40).splitlines()
+        given = dict(word.split("=", 1) for line in lines if line.startswith("ENV ") for word in shlex.split(line[4:]))
+        return {**given, "PATH": f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": "/opt/app"}
 
 
 @dataclass

@@ -60,7 +60,7 @@ def test_second_run_of_the_same_finds_everything_in_the_store(whole: tuple[Clust
 
 
 def test_pod_has_nothing_but_its_image_and_may_write_nowhere_else(image: Image, tmp_path: Path) -> None:
-    environment = image.environment("mugv/data-python:dev")
+    environment = image.environment()
 
     def run(script: str) -> str:
         pod = Pod(image, ["sh", "-c", script], environment, {}, tmp_path / hashlib.sha256(script.encode()).hexdigest()[:8]).start()
