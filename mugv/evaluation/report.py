@@ -91,7 +91,6 @@ class ReportData:
     """Everything that the report shows. `judge_reason`: why there is no judge's table, "" when there is one."""
 
     title: str
-    created: str
     recipe_name: str
     recipe_digest: str
     run_id: str = ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,10 @@ if TYPE_CHECKING:
     from mugv.dataset.latentset import LatentSet
     from mugv.dit.model import MugDiT
     from mugv.recipe.schema import TrainStage
+
+
+CLOCK = frozenset({"time", "seconds", "model_tflops", "mfu"})
+"""What a line of a loss curve says of when and how fast."""
 
 
 def describe(ctx: StageContext, latents: LatentSet, stage: TrainStage, divisor: int) -> dict[str, Any]:
@@ -135,9 +138,11 @@ def is_main() -> bool:
 
 
 def publish_curve(folder: Path, out: Path) -> None:
-    """Copy a stage's loss curve into its output."""
+    """A stage's loss curve for its output, without what the clock said: two tries of one task must publish the same."""
     if is_main():
-        shutil.copyfile(folder / "metrics.jsonl", out / "metrics.jsonl")
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        kept = [{name: value for name, value in line.items() if name not in CLOCK} for line in lines]
+        (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
 
 
 def final_metrics(folder: Path, last: int = 20) -> dict[str, float]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mugv.recipe import digest
@@ -46,7 +45,6 @@ def run(ctx: StageContext) -> dict[str, float]:
     sheets = output.write_samples(assessment, ctx.out, generator.file_fps)
     data = ReportData(
         title=f"{name}: evaluation",
-        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         recipe_name=name,
         recipe_digest=digest(ctx.recipe),
         facts=output.facts(assessment, metrics, parameters, len(losses)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,9 +21,9 @@ from mugv.dit.sharding import as_chunks, load_state, sharded_state
 from mugv.errors import UserError
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Parallel
-from mugv.training.checkpoint_files import damage, seal
+from mugv.training.checkpoint_files import damage, rank, seal
 from mugv.training.convert import check_folder
-from mugv.training.convert.trusted import only_data
+from mugv.training.convert.trusted import only_data, read_metadata
 
 SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "distrib_optim_fully_reshardable_mem_efficient": False}
 _UNREADABLE = (
@@ -50,8 +51,17 @@ def save_sharded(state: dict[str, Any], folder: Path, asynchronous: bool = False
 def save_model(model: MugDiT | Sequence[MugDiT], folder: Path, description: dict[str, Any]) -> None:
     """A DiT checkpoint for later stages: `model/` in the distributed format and `config.json`."""
     save_sharded({"model": sharded_state(as_chunks(model))}, folder / "model")
+    _forget_try(folder / "model")
     seal(folder / "model")
     (folder / "config.json").write_text(json.dumps(description, indent=1))
+
+
+def _forget_try(folder: Path) -> None:
+    """torch writes the folder's present name and a random id into `.metadata`: equal weights must be equal files."""
+    if rank() == 0:
+        metadata = read_metadata(folder)
+        metadata.storage_meta = None
+        (folder / ".metadata").write_bytes(pickle.dumps(metadata))
 
 
 def load_model_weights(model: MugDiT | Sequence[MugDiT], folder: Path) -> None:

@@ -183,7 +183,7 @@ class Services:
         """Config maps and secrets by name, as the manifests make them, with the addresses of these servers."""
         keys = {"MUGV_S3_ACCESS_KEY": KEYS[0], "MUGV_S3_SECRET_KEY": KEYS[1]}
         place = {"MUGV_STORE": f"s3://{BUCKET}", "MUGV_S3_ENDPOINT": f"http://127.0.0.1:{self.port}", "MUGV_STATE": "/mugv"}
-        tracking = {"MLFLOW_TRACKING_URI": self.tracking.uri} if self.tracking else {}
+        tracking = {"MLFLOW_TRACKING_URI": self.tracking.uri if self.tracking else ""}
         return {"mugv-store": place | keys, "mugv-mlflow": tracking}
 
     def environment(self) -> dict[str, Any]:

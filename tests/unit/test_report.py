@@ -57,7 +57,6 @@ def data() -> ReportData:
     verdicts = [Verdict("red", "bar", "up")] * 30 + [Verdict("red", None, "down")] * 10
     return ReportData(
         title="tiny: evaluation",
-        created="2026-01-01 10:00 UTC",
         recipe_name="tiny",
         recipe_digest="0123456789ab" + "f" * 52,
         facts=[Fact("VAE PSNR", "27.4 dB", "27.1 to 27.7, 144 held-out clips")],
