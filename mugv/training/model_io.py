@@ -57,10 +57,11 @@ def save_model(model: MugDiT | Sequence[MugDiT], folder: Path, description: dict
 
 
 def _forget_try(folder: Path) -> None:
-    """torch writes the folder's present name and a random id into `.metadata`: equal weights must be equal files."""
+    """torch writes the folder's name, a random id and the order in which its writers ended into `.metadata`: equal weights, equal files."""
     if rank() == 0:
         metadata = read_metadata(folder)
         metadata.storage_meta = None
+        metadata.storage_data = dict(sorted(metadata.storage_data.items(), key=lambda entry: repr(entry[0])))
         (folder / ".metadata").write_bytes(pickle.dumps(metadata))
 
 

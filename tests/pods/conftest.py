@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from launcher import Cluster
-from pod import ROOT, Image, missing
+from pod import Image, missing
 from services import Services
 
 
@@ -34,16 +30,3 @@ def make_services(tmp_path: Path) -> Iterator[Callable[..., Services]]:
     yield make
     for services in made:
         services.stop()
-
-
-def compiled(recipe: Path, services: Services, output: Path, *options: str) -> Path:
-    """The recipe's pipeline, compiled by the command line as on anyone's machine."""
-    command = [sys.executable, "-m", "mugv.cli.main", "compile", "--recipe", str(recipe), "-o", str(output), *options]
-    done = subprocess.run(command, env={**os.environ, **services.environment()}, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return output
-
-
-def namespace(image: Image, services: Services, folder: Path, **options: Any) -> Cluster:
-    """One thread a task: two cores are shared by all."""
-    return Cluster(image, folder / "cluster", services.settings(), environment={"OMP_NUM_THREADS": "1"}, **options)

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,6 +99,8 @@ class Pod:
     folder: Path
     """For the pod's own disk and its log; must not exist yet."""
     process: subprocess.Popen[bytes] | None = None
+    seconds: float = 0.0
+    """How long it ran."""
 
     @property
     def disk(self) -> Path:
@@ -116,6 +119,7 @@ class Pod:
         inside = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs", "--bounding-set=-all", "env", "-i"]
         variables = [f"{name}={value}" for name, value in self.environment.items()]
         command = [*enter, "sh", "-ec", self._mounts(), "pod", "chroot", str(self.folder / "root"), *inside, *variables, *self.command]
+        self._began = time.monotonic()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
         return self
@@ -124,6 +128,7 @@ class Pod:
         """Exit code; 128 + signal as a container runtime gives it."""
         assert self.process is not None
         code = self.process.wait(timeout)
+        self.seconds = time.monotonic() - self._began
         return code if code >= 0 else 128 - code
 
     def kill(self) -> None:

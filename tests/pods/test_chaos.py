@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from chaos import RECIPE, Killer, outputs
-from conftest import compiled, namespace
 from ir import TaskFailedError, Work
 from launcher import Cluster
+from place import compiled, namespace
 from pod import Image, Pod
 from services import Faults, Services
 
@@ -45,9 +45,8 @@ def place(image: Image, make_services: Start, tmp_path: Path) -> Callable[..., t
 
 def test_killed_tasks_end_with_equal_outputs(place: Any, expected: dict[str, str]) -> None:
     cluster, services, pipeline = place()
-    killer = Killer(after=2.0)
+    killer = Killer("scan", after=0.5)
     cluster.started = killer.started
-    killer.arm()
     cluster.start(pipeline)
     assert killer.hit
     assert 137 in cluster.codes(killer.hit)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import compiled, namespace
 from launcher import Cluster
+from place import compiled, namespace
 from pod import ROOT, Image, Pod
 from services import Services
 
