@@ -128,6 +128,11 @@ def _with(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(tree) if changes else recipe
 
 
+def files_of(key: str) -> str:
+    """Pattern of what is carried of a folder: of a clip set the tables alone are read."""
+    return "*.parquet" if key == "curation.duplicates.earlier" else "*"
+
+
 def _to_store(path: Path, key: str) -> str:
     from mugv.store import open_store
     from mugv.store.carried import carry
@@ -138,4 +143,4 @@ def _to_store(path: Path, key: str) -> str:
             f"{key}: {path} lies on this machine and must go into the cluster's store: set MUGV_STORE=s3://BUCKET/PREFIX, MUGV_S3_ENDPOINT"
             " and its keys, or put it into the bucket yourself and name it s3://BUCKET/..."
         )
-    return carry(path, open_store(where), key)
+    return carry(path, open_store(where), key, files_of(key))

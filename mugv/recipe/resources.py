@@ -4,9 +4,9 @@ mugv.recipe.schema."""
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mugv.recipe.models import ModelPart as Part
 from mugv.recipe.models import NonNegative, Positive
@@ -22,7 +22,14 @@ def _bytes(text: str) -> str:
     # Whole numbers and these units alone are read alike by Kubeflow Pipelines and by Kubernetes.
     if not re.fullmatch(r"[0-9]+([EPTGM]i?|Ki)?", text) or not int(re.sub(r"[A-Zi]", "", text)):
         raise ValueError("must be memory as Kubernetes writes it, a whole number such as 8G or 512Mi")
+    if text.isdigit() and int(text) < LEAST_BYTES:
+        raise ValueError(f"means {text} bytes; write its unit, such as 8G or 512Mi")
     return text
+
+
+def _written(value: Any) -> Any:
+    """YAML reads 4 and 0.5 as numbers; Kubernetes takes both."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 def _object_name(text: str) -> str:
@@ -40,6 +47,12 @@ def _resource(text: str) -> str:
 def _label(text: str) -> str:
     if not re.fullmatch(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", text):
         raise ValueError("must be the key of a label, such as topology.kubernetes.io/zone")
+    return text
+
+
+def _label_value(text: str) -> str:
+    if not re.fullmatch(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", text):
+        raise ValueError("must be the value of a label: at most 63 letters, digits, dashes, dots and underscores")
     return text
 
 
@@ -62,10 +75,16 @@ Image = Annotated[str, AfterValidator(_image)]
 ObjectName = Annotated[str, AfterValidator(_object_name)]
 
 
+Processors = Annotated[str, BeforeValidator(_written), AfterValidator(_processors)]
+Bytes = Annotated[str, BeforeValidator(_written), AfterValidator(_bytes)]
+Label = Annotated[str, AfterValidator(_label)]
+LEAST_BYTES = 1 << 20
+
+
 class Toleration(Part):
     """A taint of nodes that a task accepts."""
 
-    key: str
+    key: Label
     """Key of the taint."""
     operator: Literal["Exists", "Equal"] = "Exists"
     """Exists: any value; Equal: the value below."""
@@ -73,6 +92,12 @@ class Toleration(Part):
     """Value of the taint, with Equal."""
     effect: Literal["NoSchedule", "NoExecute", "PreferNoSchedule"] = "NoSchedule"
     """Effect of the taint."""
+
+    @model_validator(mode="after")
+    def _value_with_equal(self) -> Toleration:
+        if (self.operator == "Exists") != (self.value is None):
+            raise ValueError("value belongs to operator: Equal, and Exists has none")
+        return self
 
 
 class JobSettings(Part):
@@ -98,9 +123,9 @@ class JobSettings(Part):
 class Pool(Part):
     """A node pool of the cluster: what a task asks for and where it may run."""
 
-    cpu: Annotated[str, AfterValidator(_processors)] = "2"
+    cpu: Processors = "2"
     """Processors a task, requested and limit, as Kubernetes writes them."""
-    memory: Annotated[str, AfterValidator(_bytes)] = "8G"
+    memory: Bytes = "8G"
     """Memory a task, requested and limit, as Kubernetes writes it."""
     gpus: NonNegative = 0
     """GPUs of a node. A task asks for as many of them as it uses: one for a stage of one process, none where it starts a TrainJob."""
@@ -108,7 +133,7 @@ class Pool(Part):
     """Name of the GPU resource."""
     devices: dict[Annotated[str, AfterValidator(_resource)], Positive] = Field(default_factory=dict)
     """Other resources of each node of a TrainJob, such as {rdma/ib: 8}."""
-    shared_memory: Annotated[str, AfterValidator(_bytes)] | None = None
+    shared_memory: Bytes | None = None
     """Size of /dev/shm, in which the processes of a node meet; it counts as memory. Unset: as much as the memory."""
     environment: dict[Annotated[str, AfterValidator(_variable)], str] = Field(default_factory=dict)
     """Variables of the training processes, such as {NCCL_SOCKET_IFNAME: eth0, NCCL_IB_HCA: mlx5}. No place for secrets."""
@@ -116,7 +141,7 @@ class Pool(Part):
     """How often a task that failed or was preempted is started again, each time 15 s later; it goes on from its checkpoint."""
     deadline: Annotated[float, Field(gt=0, le=31_536_000)] = 2_592_000.0
     """Seconds since a task first began in which it may be started again; by default 30 days."""
-    node_selector: dict[str, str] = Field(default_factory=dict)
+    node_selector: dict[Label, Annotated[str, AfterValidator(_label_value)]] = Field(default_factory=dict)
     """Labels that a node must have."""
     tolerations: tuple[Toleration, ...] = ()
     job: JobSettings = JobSettings()

@@ -26,18 +26,20 @@ MOST_FILES = 1000
 _URI = re.compile(r"(?P<root>(?:s3|file)://.*)/carried/(?P<digest>[0-9a-f]{64})/(?P<name>[^/]+)")
 
 
-def carry(path: Path, store: Store, label: str) -> str:
+def carry(path: Path, store: Store, label: str, only: str = "*") -> str:
     """Put a file or a folder into the store, once for one content; returns its URI.
 
-    `label`: the recipe's key, for errors. Raises UserError when it cannot be read or is too large, StoreError as the store does.
+    `label`: the recipe's key, for errors. `only`: pattern of the files' names that a folder is carried with.
+
+    Raises UserError when it cannot be read or is too large, StoreError as the store does.
     """
-    check_size(path, label)
+    check_size(path, label, only)
     with tempfile.TemporaryDirectory(prefix="mugv-carried-") as scratch, explained(scratch):
         folder = Path(scratch) / "out"
         copy = folder / _safe_name(path)
         folder.mkdir()
         # The digest is the copy's: the file may change while it is read.
-        _copy(path, copy, label)
+        _copy(path, copy, label, only)
         digest = content_digest(copy)
         if store.find(f"carried/{digest}") is None:
             store.publish(folder, f"carried/{digest}", digest)
@@ -93,25 +95,30 @@ def _published_name(store: Store, digest: str) -> str:
     return min(names, default="")
 
 
-def check_size(path: Path, label: str) -> None:
+def check_size(path: Path, label: str, only: str = "*") -> None:
     """Raise UserError for what is missing, empty, or too large to be carried along."""
     try:
-        files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+        files = _files(path, only)
         size = sum(p.stat().st_size for p in files)
     except OSError as error:
         raise UserError(f"{label}: {path} cannot be read ({error.strerror}); give an existing file or folder") from None
     instead = "put it into the bucket and name it s3://BUCKET/..., or on a volume of the tasks and give its path there"
     if not files or not (path.is_dir() or path.is_file()):
-        raise UserError(f"{label}: {path} is {'an empty folder' if path.is_dir() else 'not a file'}; give an existing file or folder")
+        problem = f"a folder without {only}" if path.is_dir() else "not a file"
+        raise UserError(f"{label}: {path} is {problem}; give an existing file or folder")
     if size > LARGEST or len(files) > MOST_FILES:
         what = f"{size / 1e6:.0f} MB" if size > LARGEST else f"{len(files)} files"
         most = f"{LARGEST / 1e6:.0f} MB" if size > LARGEST else f"{MOST_FILES}"
         raise UserError(f"{label}: {path} has {what}, too large to be carried along (at most {most}); {instead}")
 
 
-def _copy(path: Path, copy: Path, label: str) -> None:
+def _files(path: Path, only: str) -> list[Path]:
+    return [p for p in path.rglob(only) if p.is_file()] if path.is_dir() else [path]
+
+
+def _copy(path: Path, copy: Path, label: str, only: str) -> None:
     try:
-        for source in [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]:
+        for source in _files(path, only):
             target = copy / source.relative_to(path) if path.is_dir() else copy
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)

@@ -126,12 +126,17 @@ def test_every_text_of_a_recipe_is_a_known_path_or_none() -> None:
     assert {key for key in left if not key.startswith(("resources.data", "resources.vae", "resources.train"))} == set()
 
 
+def file_of(key: str) -> str:
+    return "manifest.parquet" if key.endswith("earlier") else "config.json"
+
+
 def test_every_key_with_a_file_is_carried(store: Path, tmp_path: Path) -> None:
     values: dict[str, Any] = {}
     for key in (*FILES, *MODELS):
         path = tmp_path / "mine" / key
         path.mkdir(parents=True)
-        (path / "config.json").write_text(key)
+        (path / file_of(key)).write_text(key)
+        (path / "shards.tar").write_text("large")
         values[key] = [str(path)] if key.endswith("earlier") else str(path)
     recipe = with_values({**values, "text.kind": "t5", "curation.caption.kind": "transformers"})
     made, notes = carry_files(recipe)
@@ -140,7 +145,8 @@ def test_every_key_with_a_file_is_carried(store: Path, tmp_path: Path) -> None:
     for key in values:
         value = part(made, key)
         (uri,) = value if isinstance(value, list) else [value]
-        assert (local_path(uri) / "config.json").read_text() == key
+        assert (local_path(uri) / file_of(key)).read_text() == key
+        assert (local_path(uri) / "shards.tar").exists() == (key != "curation.duplicates.earlier"), "a clip set's videos stay at home"
 
 
 def test_hub_names_volumes_and_buckets_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,13 +153,13 @@ def _image(key: str, image: str) -> Finding:
 
 def files(recipe: Recipe) -> Iterator[Finding]:
     """What of the recipe would be carried into the store, and what the tasks must find by themselves."""
-    from mugv.platform.carry import carry_files
+    from mugv.platform.carry import carry_files, files_of
     from mugv.store.carried import check_size
 
     named: list[str] = []
 
     def measured(path: Path, key: str) -> str:
-        check_size(path, key)
+        check_size(path, key, files_of(key))
         named.append(key)
         return f"s3://bucket/carried/{'0' * 64}/file"
 
