@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class Api:
 
     def check(self, settings: JobSettings, key: str) -> None:
         """UserError where the runtime or the queue that the recipe names (`key`: its place there) is not on the cluster."""
-        runtime = self._ask("read ClusterTrainingRuntimes", lambda: self._runtime(settings.runtime), {})
+        runtime = self._ask("read ClusterTrainingRuntimes", partial(self._runtime, settings.runtime), {})
         if runtime is None:
             raise UserError(
                 f"{key}.runtime {settings.runtime}: this cluster has no such ClusterTrainingRuntime; apply manifests/base/runtime.yaml"
@@ -65,9 +66,7 @@ class Api:
             self._check_queue(settings.queue, key)
 
     def _runtime(self, name: str) -> dict[str, Any] | None:
-        return self._call(
-            lambda: self._objects.get_cluster_custom_object(GROUP, VERSION, "clustertrainingruntimes", name, _request_timeout=TIMEOUT)
-        )
+        return self._call(partial(self._objects.get_cluster_custom_object, GROUP, VERSION, "clustertrainingruntimes", name, **_TIME))
 
     def _check_queue(self, queue: str, key: str) -> None:
         found = self._kueue("localqueues")
@@ -81,37 +80,33 @@ class Api:
     def _kueue(self, plural: str) -> list[dict[str, Any]] | None:
         """Objects of Kueue in the namespace, [] where they may not be read; None where Kueue is not installed."""
         try:
-            group = _answered(lambda: self._connection.call_api(f"/apis/{KUEUE}", "GET", **_GROUP)[0])
+            group = _answered(partial(self._connection.call_api, f"/apis/{KUEUE}", "GET", **_GROUP))[0]
         except _RefusedError as refusal:
             if refusal.status == HTTPStatus.NOT_FOUND:
                 return None
             raise self._mistake(refusal, "use") from None
         arguments = (KUEUE, group["preferredVersion"]["version"], self.namespace, plural)
-        read = lambda: self._objects.list_namespaced_custom_object(*arguments, _request_timeout=TIMEOUT)  # noqa: E731
-        found = self._ask(plural, lambda: self._call(read), {"items": []})
+        found = self._ask(plural, partial(self._call, partial(self._objects.list_namespaced_custom_object, *arguments, **_TIME)), None)
         return list((found or {"items": []})["items"])
 
     def get(self, name: str) -> dict[str, Any] | None:
         """The job, None where there is none of that name."""
         arguments = (GROUP, VERSION, self.namespace, PLURAL, name)
-        return self._call(lambda: self._objects.get_namespaced_custom_object(*arguments, _request_timeout=TIMEOUT))
+        return self._call(partial(self._objects.get_namespaced_custom_object, *arguments, **_TIME))
 
     def of_key(self, key: str) -> list[dict[str, Any]]:
         """All jobs for one cache key, of whatever run."""
         arguments = (GROUP, VERSION, self.namespace, PLURAL)
         selector = f"{KEY_LABEL}={key[:63]}"
-        found = self._call(
-            lambda: self._objects.list_namespaced_custom_object(*arguments, label_selector=selector, _request_timeout=TIMEOUT)
-        )
+        found = self._call(partial(self._objects.list_namespaced_custom_object, *arguments, label_selector=selector, **_TIME))
         return list((found or {"items": []})["items"])
 
     def create(self, job: dict[str, Any]) -> dict[str, Any] | None:
         """The job as the server keeps it; None where one of that name is there."""
         arguments = (GROUP, VERSION, self.namespace, PLURAL, job)
         try:
-            made: dict[str, Any] = _answered(
-                lambda: self._objects.create_namespaced_custom_object(*arguments, field_validation="Strict", _request_timeout=TIMEOUT)
-            )
+            create = partial(self._objects.create_namespaced_custom_object, *arguments, field_validation="Strict", **_TIME)
+            made: dict[str, Any] = _answered(create)
         except _RefusedError as refusal:
             if refusal.status == HTTPStatus.CONFLICT:
                 return None
@@ -125,26 +120,24 @@ class Api:
             return
         change = {"metadata": {"ownerReferences": [*owners, owner]}}
         arguments = (GROUP, VERSION, self.namespace, PLURAL, job["metadata"]["name"], change)
-        write = lambda: self._objects.patch_namespaced_custom_object(*arguments, _request_timeout=TIMEOUT)  # noqa: E731
-        self._ask("patch trainjobs", lambda: self._call(write), None)
+        write = partial(self._objects.patch_namespaced_custom_object, *arguments, **_TIME)
+        self._ask("patch trainjobs", partial(self._call, write), None)
 
     def delete(self, name: str) -> None:
         """Foreground: the job stays until its pods, which get their grace, are gone. Nothing where there is none."""
         arguments = (GROUP, VERSION, self.namespace, PLURAL, name)
-        self._call(
-            lambda: self._objects.delete_namespaced_custom_object(*arguments, propagation_policy="Foreground", _request_timeout=TIMEOUT)
-        )
+        self._call(partial(self._objects.delete_namespaced_custom_object, *arguments, propagation_policy="Foreground", **_TIME))
 
     def pods(self, name: str) -> list[dict[str, Any]]:
         """The job's pods, [] where they may not be read."""
-        read = lambda: self._core.list_namespaced_pod(self.namespace, label_selector=f"{PODS}={name}", **_RAW)  # noqa: E731
-        return self._items(self._ask("list pods", lambda: self._call(read), None))
+        read = partial(self._core.list_namespaced_pod, self.namespace, label_selector=f"{PODS}={name}", **_RAW)
+        return self._items(self._ask("list pods", partial(self._call, read), None))
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Events of the job and of the JobSet of the same name, the last one last."""
         selector = f"involvedObject.name={name}"
-        read = lambda: self._core.list_namespaced_event(self.namespace, field_selector=selector, **_RAW)  # noqa: E731
-        found = self._items(self._ask("list events", lambda: self._call(read), None))
+        read = partial(self._core.list_namespaced_event, self.namespace, field_selector=selector, **_RAW)
+        found = self._items(self._ask("list events", partial(self._call, read), None))
         return sorted(found, key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "")
 
     def workload(self, job: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -155,11 +148,10 @@ class Api:
 
     def log(self, pod: str, container: str, seconds: int) -> str | None:
         """Lines of the last seconds, each with its time in front; None where the log may not or cannot be read."""
-        read = lambda: self._core.read_namespaced_pod_log(  # noqa: E731
-            pod, self.namespace, container=container, since_seconds=seconds, timestamps=True, limit_bytes=LOG_BYTES, **_RAW
-        )
+        options = {"container": container, "since_seconds": seconds, "timestamps": True, "limit_bytes": LOG_BYTES, **_RAW}
+        read = partial(self._core.read_namespaced_pod_log, pod, self.namespace, **options)
         try:
-            found = self._ask("read pods/log", lambda: self._call(read), None)
+            found = self._ask("read pods/log", partial(self._call, read), None)
         except UserError:
             return None  # the container has not started
         return None if found is None else found.data.decode(errors="replace")
@@ -199,8 +191,9 @@ class Api:
         return UserError(f"{where}: the cluster refuses to {verb} it: {refusal.message}")
 
 
-_GROUP: dict[str, Any] = {"auth_settings": ["BearerToken"], "response_type": "object", "_request_timeout": TIMEOUT}
-_RAW: dict[str, Any] = {"_preload_content": False, "_request_timeout": TIMEOUT}
+_TIME: dict[str, Any] = {"_request_timeout": TIMEOUT}
+_GROUP: dict[str, Any] = {"auth_settings": ["BearerToken"], "response_type": "object", **_TIME}
+_RAW: dict[str, Any] = {"_preload_content": False, **_TIME}
 
 
 class _NotPermittedError(UserError):

@@ -19,7 +19,8 @@ in_root() { chroot "$root" env DEBIAN_FRONTEND=noninteractive HOME=/root "$@"; }
 in_root apt-get -q -o Acquire::Check-Valid-Until=false update
 in_root apt-get -q -o Acquire::Check-Valid-Until=false install -y --no-install-recommends golang-go golang-k8s-apiextensions-apiserver-dev
 mkdir -p "$root/out" "$root/gocache"
-in_root env GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE=/gocache CGO_ENABLED=0 go build -trimpath -o /out/apiext k8s.io/apiextensions-apiserver
+# Without /proc in the chroot go does not find its own root.
+in_root env GOROOT=/usr/lib/go GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE=/gocache CGO_ENABLED=0 go build -trimpath -o /out/apiext k8s.io/apiextensions-apiserver
 cp "$root/out/apiext" "$folder/apiext.new"
 mv "$folder/apiext.new" "$folder/apiext"
 rm -rf "$root"
