@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
@@ -39,6 +40,15 @@ def here() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def visible_gpus() -> int:
+    """GPUs that this process may use. Without a driver's device torch, which takes seconds, is not imported for the answer."""
+    if sys.platform == "linux" and not any(os.path.exists(f"/dev/{name}") for name in ("nvidiactl", "kfd", "dxg")):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def warning(recipe: Recipe) -> str:

@@ -186,8 +186,11 @@ def existing_state(given: Path | None) -> Path:
     return state
 
 
-def read_recipe(recipe: Path | None, changes: list[str] | None, videos: str | None = None, captions: str | None = None) -> Recipe:
-    """The recipe with `--set`, `--videos` and `--captions` applied."""
+def read_recipe(
+    recipe: Path | None, changes: list[str] | None, videos: str | None = None, captions: str | None = None, here: bool = False
+) -> Recipe:
+    """The recipe with `--set`, `--videos` and `--captions` applied. `here`: for this machine, whose GPUs it then uses."""
+    from mugv import precision
     from mugv.recipe import load_recipe
 
     given: list[str | tuple[str, str]] = [*(changes or [])]
@@ -197,7 +200,7 @@ def read_recipe(recipe: Path | None, changes: list[str] | None, videos: str | No
         if "://" not in captions and not Path(captions).is_file():
             raise UserError(f"--captions {captions}: no such file; give a captions.jsonl")
         given.append(("data.captions", _absolute(captions)))
-    made = load_recipe(recipe or (DEFAULT_RECIPE if videos is None else FOOTAGE_RECIPE), given)
+    made = load_recipe(recipe or (DEFAULT_RECIPE if videos is None else FOOTAGE_RECIPE), given, precision.visible_gpus() if here else None)
     if captions is not None and made.data.videos is None:
         raise UserError(f"--captions {captions}: there are no videos that it could be about; give them with --videos")
     return made

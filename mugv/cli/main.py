@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mugv import __version__
-from mugv.cli import cluster, convert, curate, doctor, drift, generate, inspect, models, plan, run, stage
+from mugv.cli import cluster, convert, curate, doctor, drift, generate, inspect, models, plan, run, slurm, stage
 from mugv.cli.common import one_line_errors, with_talk
 from mugv.cli.group import CommandGroup
 
@@ -51,6 +51,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "submit": cluster.submit,
     "schedule": cluster.schedule,
     "doctor": doctor.doctor,
+    "slurm": slurm.slurm,
     "stage": stage.stage,
 }
 LONG = ("run", "curate", "generate", "convert", "stage")

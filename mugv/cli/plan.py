@@ -74,7 +74,7 @@ def plan(
 
     Ends with exit code 2, after all the rest, when this version cannot run the recipe.
     """
-    resolved = read_recipe(recipe, changes, videos, captions)
+    resolved = read_recipe(recipe, changes, videos, captions, here=True)
     if gpus is not None:
         from mugv.cli.plan_checkpoints import Trouble
         from mugv.cli.plan_layouts import layouts_document, print_layouts

@@ -65,7 +65,7 @@ def run(
     from mugv.platform.lock import state_lock
     from mugv.stages.preflight import check
 
-    resolved = read_recipe(recipe, changes, videos, captions)
+    resolved = read_recipe(recipe, changes, videos, captions, here=True)
     if resolved.curation.score_only:
         raise UserError("curation.score_only keeps no clip to train on; score with `mugv curate`, or leave the key out")
     check(resolved, here=True)
@@ -104,6 +104,7 @@ def _stopped(goal: Goal) -> str:
 def _run(recipe: Recipe, state: Path, goal: Goal, record: RunRecord) -> int:
     from mugv.platform.forwarder import Forwarder, unsent_runs
     from mugv.platform.tracking import Tracking
+    from mugv.precision import visible_gpus
     from mugv.precision import warning as precision_warning
     from mugv.stages.graph import node_keys
     from mugv.stages.roots import Roots
@@ -122,6 +123,8 @@ def _run(recipe: Recipe, state: Path, goal: Goal, record: RunRecord) -> int:
     if emulated:
         console.print(f"warning: {emulated}", markup=False)
     console.print(f"run {record.run}  recipe {recipe.name}  state {state}", markup=False)
+    if recipe.parallel.world < (gpus := visible_gpus()):
+        console.print(f"training uses {recipe.parallel.world} of {gpus} GPUs (parallel.world)", markup=False)
     environment = _with_tracking(environment, tracking, console)
     forwarder = Forwarder(tracking, record, older=lambda: unsent_runs(state, record.run))
     with explained(state), forwarder:

@@ -30,7 +30,7 @@ def stage(
 
     check_threads()
     check_scratch()
-    metrics = run_by_hand(name, read_recipe(recipe, changes, videos, captions), _folders(inputs or []), out, force)
+    metrics = run_by_hand(name, read_recipe(recipe, changes, videos, captions, here=True), _folders(inputs or []), out, force)
     for key, value in metrics.items():
         typer.echo(f"{key} {value:g}")
 

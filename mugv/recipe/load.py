@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,44 @@ Change = str | tuple[str, Any]
 DEEPEST = 20
 
 
-def load_recipe(path: str | Path, overrides: Sequence[Change] = ()) -> Recipe:
-    """The recipe in `path` with changes on top. Raises UserError naming the key, and the file or the change that it stands in."""
+def load_recipe(path: str | Path, overrides: Sequence[Change] = (), gpus: int | None = None) -> Recipe:
+    """The recipe in `path` with changes on top. Raises UserError naming the key, and the file or the change that it stands in.
+
+    `gpus`: of this machine, which a recipe that leaves `parallel.world` out trains on; None: it is for another machine.
+    """
     tree = read_mapping(Path(path))
     places = {}
     for change in overrides:
         key, value, place = _change(change)
         tree = _changed(tree, key.split("."), value, place)
         places[key] = place
-    return _validate(tree, str(path), places)
+    return _with_world(tree, gpus, lambda found: _validate(found, str(path), places))
+
+
+def _with_world(tree: dict[str, Any], gpus: int | None, validate: Callable[[dict[str, Any]], Recipe]) -> Recipe:
+    """The recipe with `parallel.world` as a number: where it is left to the machine, as many processes as there are GPUs and as the
+    recipe's batches and layout divide among."""
+    layout = tree.get("parallel") or {}
+    asked = layout.get("world") if isinstance(layout, dict) else 1
+    automatic = asked == "auto" or (asked == 0 and asked is not False)
+    if not automatic and (asked is not None or gpus is None):
+        return validate(tree)
+    sizes = [layout.get(name, 1) for name in ("tensor", "pipeline", "context")]
+    shared = math.prod(size for size in sizes if type(size) is int and size > 0)
+    count = max(1, _gpus_of_node(tree) if gpus is None else gpus)
+    *more, least = [world for world in range(count, 0, -1) if world % shared == 0] or [count]
+    for world in more:
+        with suppress(UserError):
+            return validate(_changed(tree, ["parallel", "world"], world, ""))
+    return validate(_changed(tree, ["parallel", "world"], least, ""))
+
+
+def _gpus_of_node(tree: dict[str, Any]) -> int:
+    """Of the recipe's own nodes for training; 1 where it says nothing that could be one."""
+    found: Any = tree.get("resources")
+    found = found.get("gpus_per_node") or found.get("train") if isinstance(found, dict) else None
+    found = found.get("gpus") if isinstance(found, dict) else found
+    return found if type(found) is int and found > 0 else 1
 
 
 def recipe_from_json(text: str) -> Recipe:

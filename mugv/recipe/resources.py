@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mugv.recipe.models import ModelPart as Part
 from mugv.recipe.models import NonNegative, Positive
+from mugv.recipe.slurm import Slurm
 
 
 def _processors(text: str) -> str:
@@ -166,3 +167,4 @@ class Resources(Part):
     grace_seconds: Annotated[float, Field(gt=0, le=86_400)] = 25.0
     """Seconds that training has after SIGTERM to end its step and write a checkpoint before it is killed; on a cluster some less than
     the pod's own grace period (Kubernetes: 30)."""
+    slurm: Slurm = Slurm()

@@ -302,7 +302,8 @@ class Parallel(Part):
     """Layout of the training stages' processes: world = data x tensor x pipeline x context."""
 
     world: Positive = 1
-    """Processes, one a GPU."""
+    """Processes, one a GPU. Left out, `mugv run` takes as many as this machine has GPUs and the batches divide among, and a cluster 1. auto
+    or 0: so too on a cluster, by the GPUs of one node of `resources.train`. The resolved recipe has the number."""
     tensor: Positive = 1
     """Ranks that share each layer's matrices."""
     pipeline: Positive = 1

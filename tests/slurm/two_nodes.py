@@ -59,7 +59,7 @@ PartitionName=urgent Nodes=node1,node2 MaxTime=INFINITE State=UP PriorityTier=10
 
 
 def ready() -> str:
-    """"" where all programs are there, installed now as root if need be; else what is missing, in one line."""
+    """ "" where all programs are there, installed now as root if need be; else what is missing, in one line."""
     missing = sorted({package for program, package in PACKAGES.items() if _program(program) is None})
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         subprocess.run(["apt-get", "update", "-q"], check=False)
@@ -122,7 +122,10 @@ def _until(done, folder: Path) -> None:  # type: ignore[no-untyped-def]
     deadline = time.monotonic() + START_SECONDS
     while not done():
         if time.monotonic() > deadline:
-            logs = "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')[-2000:]}" for path in sorted(folder.glob("*.log")) + sorted(folder.glob("*.out")))
+            logs = "\n".join(
+                f"--- {path.name}\n{path.read_text(errors='replace')[-2000:]}"
+                for path in sorted(folder.glob("*.log")) + sorted(folder.glob("*.out"))
+            )
             raise RuntimeError(f"Slurm did not come up in {START_SECONDS} s\n{logs}")
         time.sleep(0.2)
 

@@ -7,6 +7,8 @@ import yaml
 
 from mugv.errors import UserError
 from mugv.recipe import digest, load_recipe, recipe_from_json, recipe_to_json
+from mugv.stages.graph import node_keys
+from mugv.stages.roots import Roots
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "configs/tiny.yaml"
@@ -215,8 +217,41 @@ def test_the_digest_changes_with_any_value_and_with_nothing_else(tmp_path):
     assert digest(load_recipe(TINY)) != digest(load_recipe(TINY, ["sft.steps=41"]))
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("text", ["", "{", "{'name': 1}", "[]", "null", '"x"', "[" * 100_000])
 def test_a_recipe_parameter_that_was_edited_by_hand_is_told_in_one_line(text: str) -> None:
     """Tasks get the recipe as a parameter of the run, which KFP's page lets people change."""
     with pytest.raises(UserError, match=r"^recipe: (is not JSON|must be a JSON object)[^\n]*$"):
         recipe_from_json(text)
+=======
+def keys_of(recipe):
+    return node_keys(recipe, Roots.of(recipe))
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpus", "world"),
+    [
+        ([], 0, 1),
+        ([], None, 1),
+        ([], 8, 8),
+        (["parallel.world=1"], 8, 1),
+        (["parallel.world=auto"], 4, 4),
+        (["parallel.world=0"], 4, 4),
+        (["parallel.context=2"], 7, 4),
+        # 16 and 48 clips a step are no multiple of 7 or 5 ranks.
+        ([], 7, 4),
+        (["parallel.world=auto", "resources.train.gpus=2"], None, 2),
+        (["parallel.world=auto", "resources.train.gpus=8", "resources.gpus_per_node=4"], None, 4),
+        (["parallel.world=auto"], None, 1),
+    ],
+)
+def test_a_recipe_that_leaves_the_processes_out_takes_the_gpus_that_there_are(changes, gpus, world):
+    recipe = load_recipe(TINY, ["dit.heads=8", *changes], gpus)
+    assert recipe.parallel.world == world
+
+
+def test_a_machine_without_gpus_keeps_the_keys_of_outputs_that_are_there():
+    before = load_recipe(TINY)
+    assert keys_of(load_recipe(TINY, gpus=0)) == keys_of(before)
+    assert keys_of(load_recipe(TINY, gpus=2)) == keys_of(load_recipe(TINY, ["parallel.world=2"]))
+>>>>>>> eb301f6 (mugv slurm: a chain of jobs that go back into the queue and go on; GPUs of this machine by default)
