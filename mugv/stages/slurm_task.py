@@ -23,7 +23,7 @@ BEGIN, FINISH = "begin", "finish"
 
 def main(node: str) -> int:
     """The exit code (mugv.errors). `node`: one of the graph, BEGIN or FINISH."""
-    environment = _environment()
+    environment = _environment(node)
     record = environment.record()
     try:
         recipe = _recipe(record)
@@ -39,13 +39,16 @@ def main(node: str) -> int:
     return 0
 
 
-def _environment() -> RunEnvironment:
+def _environment(node: str) -> RunEnvironment:
     """As for a task of a cluster. Without an MLflow server the state folder's own database gets the run at its end, from one process."""
     from mugv.platform.tracking import Tracking
 
     found = RunEnvironment.from_env()
     if not found.tracking_uri:
-        found = replace(found, tracking_uri=Tracking.of_state(found.state).uri, forwarded=True)
+        tracking = Tracking.of_state(found.state)
+        # The first job makes the experiment, whose artifacts then lie beside the database.
+        experiment = tracking.experiment if node == BEGIN else ""
+        found = replace(found, tracking_uri=tracking.uri, experiment=experiment, forwarded=True)
     os.environ.update(found.to_env())
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch.distributed as dist
@@ -13,16 +14,38 @@ from mugv.guard import from_all_ranks
 
 def seal(folder: Path) -> None:
     """Sync all files and write `digests.json`; every rank calls it. A power cut then leaves them whole."""
-    barrier()
-    mine = digests.names_in(folder)[rank() :: world()]
-    for name in mine:
+    Sealing(folder).finish()
+
+
+class Sealing:
+    """`seal` beside other work: a thread of each rank brings its share of the files to the disk and takes their digests. Every rank makes
+    one, asks `done` as often as the others, and calls `finish`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        barrier()
+        self._pool = ThreadPoolExecutor(1, "seal")
+        self._digests = self._pool.submit(_sealed, folder, digests.names_in(folder)[rank() :: world()])
+
+    def done(self) -> bool:
+        """Whether every rank's share is done, the same on every rank."""
+        return all(from_all_ranks(self._digests.done()))
+
+    def finish(self) -> None:
+        """Wait for the shares and write `digests.json`. Raises what a share met."""
+        self._pool.shutdown()
+        parts = from_all_ranks(self._digests.result())
+        if rank() == 0:
+            digests.write(self.folder, {name: digest for part in parts for name, digest in part.items()})
+            for path in [self.folder, *(p for p in self.folder.rglob("*") if p.is_dir())]:
+                sync(path)
+        barrier()
+
+
+def _sealed(folder: Path, names: list[str]) -> dict[str, str]:
+    for name in names:
         sync(folder / name)
-    parts = from_all_ranks(digests.compute(folder, mine))
-    if rank() == 0:
-        digests.write(folder, {name: digest for part in parts for name, digest in part.items()})
-        for path in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
-            sync(path)
-    barrier()
+    return digests.compute(folder, names)
 
 
 def damage(folder: Path) -> str:

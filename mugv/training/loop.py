@@ -11,7 +11,6 @@ bit. The one before is kept as well: should the newest be damaged, the run goes 
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +20,12 @@ import torch
 import torch.distributed as dist
 
 from mugv import stopping
-from mugv.durable import sync
 from mugv.errors import StoppedError, UserError
 from mugv.guard import RefusedStepError
 from mugv.ledger import Ledger
 from mugv.precision import here
-from mugv.training.checkpoint_files import barrier, damage, rank, seal, world
+from mugv.training.checkpoint_files import damage, rank, world
+from mugv.training.checkpoint_writer import CheckpointWriter, checkpoints
 from mugv.training.metrics_log import MetricsLog
 
 logger = logging.getLogger(__name__)
@@ -43,11 +42,6 @@ class Task(Protocol):
     def save(self, folder: Path) -> Any: ...
 
     def load(self, folder: Path) -> None: ...
-
-
-def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(step, path) of every whole checkpoint, oldest first."""
-    return sorted((int(p.name.removeprefix("step-")), p) for p in folder.glob("step-*") if p.name[5:].isdigit())
 
 
 def fit(
@@ -89,7 +83,7 @@ def fit(
         with standing:
             if saved != done:
                 writer.save(saved := done)
-            writer.poll(wait=True)
+            writer.close()
         standing.tell(saved, last=True)
         if stop:
             stopped = StoppedError(stop, f"after step {done} of {steps}; its checkpoint is kept")
@@ -130,49 +124,6 @@ def _agreed_stop() -> int:
     return int(asked)
 
 
-class CheckpointWriter:
-    """Two phases: all ranks write under a temporary name, then rank 0 renames; older checkpoints go only after that."""
-
-    def __init__(self, task: Task, folder: Path, milestones: frozenset[int] = frozenset(), asynchronous: bool = False) -> None:
-        self.task, self.folder, self.milestones = task, folder, milestones
-        self.queue: Any = None
-        if asynchronous:
-            from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
-
-            self.queue = AsyncCallsQueue()
-
-    def save(self, step: int) -> None:
-        """Write the state after `step` steps. One asynchronous write at a time: a second waits for the first."""
-        self.poll(wait=True)
-        temporary = self.folder / f"writing-{step:08d}"
-        if rank() == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        barrier()
-        if self.queue is None:
-            self.task.save(temporary)
-            return self._publish(step, temporary)
-        requests = self.task.save(temporary, asynchronous=True)  # type: ignore[call-arg]
-        requests[-1].add_finalize_fn(lambda: self._publish(step, temporary))
-        for request in requests:
-            self.queue.schedule_async_request(request)
-
-    def poll(self, wait: bool = False) -> None:
-        """Publish what has been written meanwhile; every rank calls it."""
-        if self.queue is not None:
-            self.queue.maybe_finalize_async_calls(blocking=wait)
-
-    def _publish(self, step: int, temporary: Path) -> None:
-        final = self.folder / f"step-{step:08d}"
-        seal(temporary)
-        if rank() == 0:
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
-            sync(self.folder)
-            _prune(self.folder, step, self.milestones)
-        barrier()
-
-
 def _train_step(task: Task, step: int) -> dict[str, float]:
     """The step's metrics. A refused step is left out while the stage may, which is `skipped` in the metrics; else it ends the stage."""
     try:
@@ -198,14 +149,3 @@ def _resume(task: Task, folder: Path, steps: int) -> int:
         task.load(path)
         return step
     return 0
-
-
-def _prune(folder: Path, newest: int, milestones: frozenset[int]) -> None:
-    """Keep the milestones, the newest and the one before it; what a damaged later one left goes as well."""
-    earlier = [step for step, _ in checkpoints(folder) if step < newest]
-    kept = {newest, *earlier[-1:], *(step for step in milestones if step < newest)}
-    for step, path in checkpoints(folder):
-        if step not in kept:
-            shutil.rmtree(path)
-    for left in folder.glob("writing-*"):
-        shutil.rmtree(left)
