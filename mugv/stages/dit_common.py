@@ -13,11 +13,7 @@ from mugv.errors import EXIT_TRY_AGAIN, EXIT_USER, ServiceAwayError, StoppedErro
 from mugv.ranks import STOPPED
 from mugv.recipe import recipe_to_json
 from mugv.stages.base import StageContext
-<<<<<<< HEAD
 from mugv.stages.placement import Layout, layout_of, training_pool
-=======
-from mugv.stages.placement import layout_of, world_of
->>>>>>> eb301f6 (mugv slurm: a chain of jobs that go back into the queue and go on; GPUs of this machine by default)
 from mugv.stages.progress import ProgressWriter
 from mugv.stages.worker import FAILURE
 
@@ -86,12 +82,11 @@ def run_training(ctx: StageContext, train: Callable[[StageContext], dict[str, fl
     layout = layout_of(ctx.recipe, stage, getattr(resources, training_pool(stage)))
     if layout == Layout(1, 1):
         return train(ctx)
-<<<<<<< HEAD
-    from mugv.platform.launch import LaunchSpec, run_local
+    from mugv.platform import slurm
     from mugv.stages.many_nodes import OUT, run_job
 
     specification, report, failure = (ctx.work / name for name in ("distributed.json", "distributed-metrics.json", FAILURE))
-    if layout.nodes > 1:
+    if layout.nodes > 1 and not slurm.here():
         _specify(specification, ctx, module, ctx.work / OUT)
         ending = run_job(ctx, stage, layout, specification, [report, failure])
         code, told = (EXIT_USER if ending.by_user else EXIT_TRY_AGAIN, ending.reason) if ending else (0, "")
@@ -99,45 +94,32 @@ def run_training(ctx: StageContext, train: Callable[[StageContext], dict[str, fl
         report.unlink(missing_ok=True)
         failure.unlink(missing_ok=True)
         _specify(specification, ctx, module, ctx.out)
-        launch = LaunchSpec(
-            "mugv.stages.worker", (str(specification),), 1, layout.processes_per_node, grace_seconds=resources.grace_seconds
-        )
-        code = run_local(launch)
+        code = _run_processes(ctx, stage, layout, specification)
         told = f"its processes ended with code {code}; their own messages are above"
         if code in STOPPED:
             raise StoppedError(code - 128, f"in {ctx.node}; its checkpoint is kept")
-=======
-    from mugv.recipe import recipe_to_json
-
-    specification = ctx.work / "distributed.json"
-    specification.write_text(
-        json.dumps(
-            {
-                "recipe": recipe_to_json(ctx.recipe),
-                "node": ctx.node,
-                "index": ctx.index,
-                "inputs": {k: str(v) for k, v in ctx.inputs.items()},
-                "refs": {k: v.to_dict() for k, v in ctx.refs.items()},
-                "out": str(ctx.out),
-                "work": str(ctx.work),
-                "module": module,
-                "record": str(ctx.progress.record.folder) if isinstance(ctx.progress, ProgressWriter) else None,
-            }
-        )
-    )
-    report = ctx.work / "distributed-metrics.json"
-    report.unlink(missing_ok=True)
-    (ctx.work / FAILURE).unlink(missing_ok=True)
-    code = _start(ctx, stage, specification)
-    if code in STOPPED:
-        raise StoppedError(code - 128, f"in {ctx.node}; its checkpoint is kept")
->>>>>>> eb301f6 (mugv slurm: a chain of jobs that go back into the queue and go on; GPUs of this machine by default)
     if code:
         raise _failure(failure, code, f"{ctx.node}: {told}")
     return json.loads(report.read_text())
 
 
-<<<<<<< HEAD
+def _run_processes(ctx: StageContext, stage: str, layout: Layout, specification: Path) -> int:
+    """Run the stage's processes to their end on this machine, or on the nodes of this Slurm job; the exit code (mugv.ranks)."""
+    from mugv.platform import slurm
+    from mugv.platform.launch import LaunchSpec, run_local
+
+    resources = ctx.recipe.resources
+    launch = LaunchSpec(
+        "mugv.stages.worker",
+        (str(specification),),
+        layout.nodes,
+        layout.processes_per_node,
+        grace_seconds=resources.grace_seconds,
+        environment=dict(getattr(resources, training_pool(stage)).environment) if slurm.here() else {},
+    )
+    return slurm.run_nodes(launch, resources.slurm.python) if layout.nodes > 1 else run_local(launch)
+
+
 def _specify(path: Path, ctx: StageContext, module: str, out: Path) -> None:
     """What each process reads to do its part of the stage."""
     specification = {
@@ -155,31 +137,6 @@ def _specify(path: Path, ctx: StageContext, module: str, out: Path) -> None:
 
 
 def _failure(path: Path, code: int, otherwise: str) -> Exception:
-=======
-def _start(ctx: StageContext, stage: str, specification: Path) -> int:
-    """Run the stage's processes to their end, on this machine or on the nodes of a Slurm job; the exit code (mugv.ranks)."""
-    from mugv.platform import slurm
-    from mugv.platform.launch import LaunchSpec, run_local
-
-    resources = ctx.recipe.resources
-    pool = resources.vae if stage == "train_vae" else resources.train
-    layout = layout_of(ctx.recipe, stage, pool)
-    spec = LaunchSpec(
-        "mugv.stages.worker",
-        (str(specification),),
-        layout.nodes,
-        layout.processes_per_node,
-        environment=dict(pool.environment),
-        grace_seconds=resources.grace_seconds,
-    )
-    if layout.nodes > 1 and slurm.here():
-        return slurm.run_nodes(spec, resources.slurm.python)
-    _check_one_machine(ctx)
-    return run_local(spec)
-
-
-def _failure(ctx: StageContext, code: int) -> Exception:
->>>>>>> eb301f6 (mugv slurm: a chain of jobs that go back into the queue and go on; GPUs of this machine by default)
     """What the first process that failed said, else that it said nothing."""
     kinds = {EXIT_USER: UserError, EXIT_TRY_AGAIN: ServiceAwayError}
     try:

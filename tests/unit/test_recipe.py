@@ -217,13 +217,13 @@ def test_the_digest_changes_with_any_value_and_with_nothing_else(tmp_path):
     assert digest(load_recipe(TINY)) != digest(load_recipe(TINY, ["sft.steps=41"]))
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("text", ["", "{", "{'name': 1}", "[]", "null", '"x"', "[" * 100_000])
 def test_a_recipe_parameter_that_was_edited_by_hand_is_told_in_one_line(text: str) -> None:
     """Tasks get the recipe as a parameter of the run, which KFP's page lets people change."""
     with pytest.raises(UserError, match=r"^recipe: (is not JSON|must be a JSON object)[^\n]*$"):
         recipe_from_json(text)
-=======
+
+
 def keys_of(recipe):
     return node_keys(recipe, Roots.of(recipe))
 
@@ -254,4 +254,3 @@ def test_a_machine_without_gpus_keeps_the_keys_of_outputs_that_are_there():
     before = load_recipe(TINY)
     assert keys_of(load_recipe(TINY, gpus=0)) == keys_of(before)
     assert keys_of(load_recipe(TINY, gpus=2)) == keys_of(load_recipe(TINY, ["parallel.world=2"]))
->>>>>>> eb301f6 (mugv slurm: a chain of jobs that go back into the queue and go on; GPUs of this machine by default)
