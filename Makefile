@@ -9,7 +9,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check --progress-bar off
 # pip's own lines are one a package; these say that it goes on.
 TOLD := awk '/^Collecting/ && ++n % 40 == 0 {print "  " n " packages found"} /^Installing/ {print "  unpacking"} {fflush()}'
 
-.PHONY: run test check gpu-kit setup lock images test-images test-pods test-api-server
+.PHONY: run test check gpu-kit setup lock images test-images test-pods test-api-server test-slurm
 
 run: setup
 	$(BIN)/mugv run
@@ -21,6 +21,10 @@ test: setup
 # Compiled pipelines one pod at a time, with everything that can break: needs root (namespaces). Ten minutes.
 test-pods: setup
 	$(BIN)/python -m pytest tests/pods -x --durations 10
+
+# A whole run on a real Slurm of two nodes on this machine, from Debian's packages (as root): stopped, preempted, cancelled. Ten minutes.
+test-slurm: setup
+	$(BIN)/python -m pytest tests/slurm -x --durations 10
 
 # Our cluster objects and the life of a TrainJob against Kubernetes' own server of custom resources, which is built once, in about five
 # minutes, from Debian's packages (as root).

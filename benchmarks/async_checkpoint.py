@@ -76,7 +76,7 @@ def flow_task(folder: Path, hidden: int, layers: int) -> Any:
 def measure(hidden: int, layers: int, count: int, folder: Path) -> dict[str, Any]:
     """The figures; `count` checkpoints of each kind after one that is not counted."""
     task = flow_task(folder, hidden, layers)
-    from mugv.training.loop import CheckpointWriter
+    from mugv.training.checkpoint_writer import CheckpointWriter
     from mugv.training.masters import all_parameters
 
     for step in range(3):

@@ -30,8 +30,9 @@ def train(ctx: StageContext) -> dict[str, float]:
     """Runs on every rank."""
     from mugv.dataset.latentset import LatentSet
     from mugv.draws import seed_of
+    from mugv.training.checkpoint_writer import checkpoints
     from mugv.training.flow_data import FlowData
-    from mugv.training.loop import checkpoints, fit
+    from mugv.training.loop import fit
     from mugv.training.model_io import save_model
     from mugv.training.tasks import FlowTask
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from mugv.errors import EXIT_USER, UserError
 from mugv.platform.records import FINISHED, RunRecord, write_json
 from mugv.recipe import Recipe, recipe_from_json
-from mugv.stages.execute import RunEnvironment, component_main
+from mugv.stages.environment import RunEnvironment
+from mugv.stages.execute import component_main
 from mugv.stages.graph import build_graph, node_keys
 
 BEGIN, FINISH = "begin", "finish"

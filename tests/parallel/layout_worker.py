@@ -21,8 +21,8 @@ from mugv.flow.path import sample_timesteps
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import MuonSettings, Optimizer, Parallel
 from mugv.training import process_groups
+from mugv.training.checkpoint_writer import CheckpointWriter
 from mugv.training.engine import Engine, build_chunks
-from mugv.training.loop import CheckpointWriter
 from mugv.training.objectives import FlowBatch, losses, pack, predict
 
 MODEL = DiTModel(layers=4, hidden=48, heads=4, latent_channels=4)

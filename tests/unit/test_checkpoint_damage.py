@@ -8,8 +8,9 @@ import torch
 from test_training import StoppedError, flow_task, latents, losses, stage, stop_after
 
 from mugv.errors import UserError
+from mugv.training.checkpoint_writer import checkpoints
 from mugv.training.engine import all_parameters
-from mugv.training.loop import checkpoints, fit
+from mugv.training.loop import fit
 
 assert latents  # the fixture
 

@@ -13,9 +13,10 @@ from mugv.dit.lora import attach, merge
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import AlignRound, Flow, FrameMask, LoRA, MuonSettings, Optimizer, Parallel
 from mugv.stages.sft import average_checkpoints
+from mugv.training.checkpoint_writer import checkpoints
 from mugv.training.engine import Engine, build_chunks
 from mugv.training.flow_data import FlowData
-from mugv.training.loop import checkpoints, fit
+from mugv.training.loop import fit
 from mugv.training.model_io import load_chunks, save_model
 from mugv.training.preferences import PreferenceData
 from mugv.training.tasks import FlowTask, PreferenceTask

@@ -8,8 +8,9 @@ import torch
 from mugv.errors import UserError
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import MuonSettings, Optimizer, Parallel
+from mugv.training.checkpoint_writer import checkpoints
 from mugv.training.engine import Engine, build_model
-from mugv.training.loop import checkpoints, fit
+from mugv.training.loop import fit
 from mugv.training.muon import Muon, orthogonalise
 from mugv.training.objectives import FlowBatch, losses, predict
 from tests.unit.recipes import small_recipe

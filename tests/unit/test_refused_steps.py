@@ -11,8 +11,9 @@ from mugv.errors import UserError
 from mugv.guard import HISTORY, Guard, RefusedStepError
 from mugv.recipe.optimizer import Guard as Settings
 from mugv.recipe.schema import MuonSettings, Optimizer, Parallel
+from mugv.training.checkpoint_writer import checkpoints
 from mugv.training.engine import all_parameters
-from mugv.training.loop import checkpoints, fit
+from mugv.training.loop import fit
 from mugv.training.metrics_log import MetricsLog
 
 SKIPPING = Optimizer(learning_rate=1e-3, guard=Settings(skips=3))

@@ -16,9 +16,10 @@ from mugv.dataset.sampler import clips_of_step
 from mugv.errors import UserError
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import AlignRound, Flow, FrameMask, Optimizer, Parallel, PretrainStage
+from mugv.training.checkpoint_writer import checkpoints
 from mugv.training.engine import all_parameters, build_model
 from mugv.training.flow_data import FlowData, generator_for
-from mugv.training.loop import checkpoints, fit
+from mugv.training.loop import fit
 from mugv.training.model_io import load_model_weights, save_model
 from mugv.training.objectives import dpo_loss, kto_loss
 from mugv.training.preferences import PreferenceData

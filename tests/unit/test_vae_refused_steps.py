@@ -11,7 +11,8 @@ from mugv.draws import generator_for, seed_of
 from mugv.errors import UserError
 from mugv.media.shapes import ALL_COMBINATIONS, render, sample_motion
 from mugv.recipe.schema import Guard, VAETraining
-from mugv.training.loop import checkpoints, fit
+from mugv.training.checkpoint_writer import checkpoints
+from mugv.training.loop import fit
 from mugv.training.metrics_log import MetricsLog
 from mugv.vae import VideoVAE
 from mugv.vae.training import VAETask
