@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 from dataclasses import dataclass
 from itertools import groupby
@@ -97,8 +98,7 @@ def script(recipe: Recipe, state: Path) -> str:
             f"{recipe.resources.grace_seconds:g}: a job is told to stop that long before its limit"
         )
     variables = {"MUGV_STATE": str(state), **{name: os.environ[name] for name in EXPORTED if os.environ.get(name)}}
-    text = _TEMPLATE
-    for name, value in {
+    values = {
         "name": recipe.name,
         "variables": "\n".join(f"export {key}={shlex.quote(value)}" for key, value in variables.items()),
         "setup": "\n  ".join(settings.setup) or ":",
@@ -109,9 +109,8 @@ def script(recipe: Recipe, state: Path) -> str:
         "signal": str(settings.signal_seconds),
         "recipe": recipe_to_json(recipe),
         "jobs": "\n".join(_submission(job) for job in jobs_of(recipe)),
-    }.items():
-        text = text.replace(f"@{name}@", value)
-    return text
+    }
+    return re.sub("@([a-z]+)@", lambda found: values[found[1]], _TEMPLATE)
 
 
 def _submission(job: Job) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -92,9 +91,10 @@ def test_stopped_and_preempted_on_two_nodes_a_run_ends_with_the_losses_of_an_und
     record = json.loads((chain.folder / "run.json").read_text())
     stage = json.loads((chain.folder / "stages" / "pretrain-0.json").read_text())
     assert (record["status"], stage["status"]) == ("finished", "resumed")
-    stops = re.findall(r"stopped after step (\d+) of 120", chain.log("pretrain-0"))
-    assert len(stops) == 2
-    assert 10 <= int(stops[0]) < int(stops[1]) < 120
+    # A try that the urgent job stops before its first step says so too.
+    stops = [int(step) for step in re.findall(r"stopped after step (\d+) of 120", chain.log("pretrain-0"))]
+    assert stops == sorted(stops)
+    assert 10 <= stops[0] < 60 <= stops[1] <= stops[-1] < 120
     shown = chain.run([sys.executable, "-m", "mugv.cli.main", "show", "--state", str(chain.state)])
     assert f"run {chain.folder.name}" in shown
     disturbed = chain.losses("pretrain-0")
@@ -136,7 +136,3 @@ def test_what_slurm_does_not_know_is_one_line_and_leaves_nothing(cluster, tmp_pa
     assert not (tmp_path / "job.sh").exists()
     queued = subprocess.run(["squeue", "-h", "-t", "PD,R", "-n", "mugv-footage..scan"], env=cluster, capture_output=True, text=True)
     assert queued.stdout == ""
-
-
-if __name__ == "__main__":
-    sys.exit(os.EX_USAGE)
