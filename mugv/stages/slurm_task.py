@@ -89,7 +89,7 @@ def _run(name: str, recipe: Recipe, folder: Path) -> None:
 
 def _finish(recipe: Recipe, environment: RunEnvironment) -> int:
     """0 where the run's last node ended well."""
-    from mugv.stages.run_record import finish
+    from mugv.stages.finish import finish
 
     last = build_graph(recipe)[-1].name
     well = environment.record().stage(last).get("status") in FINISHED
