@@ -29,7 +29,7 @@ def card(name: str, version: str, lineage: Mapping[str, Any], metrics: Mapping[s
         "",
         "## How good it is",
         "",
-        "On held-out clips and on prompts that training did not see where it says so; `evaluation report` of the run has the clips.",
+        "On held-out clips and on prompts of the evaluation; `report.html` of the run's stage `evaluate` shows the clips.",
         "",
         "| metric | value |",
         "| --- | ---: |",
