@@ -81,8 +81,7 @@ class Data(Part):
 
 
 class VAEPhase(Part):
-    """A part of VAE training. `spatial`: the 2D trunk alone, an image autoencoder on single frames; `temporal`: the
-    temporal net on the frozen trunk's features; `joint`: everything, on pixels."""
+    """A part of VAE training. `spatial`: the 2D trunk on single frames; `temporal`: the net on the frozen trunk's features; `joint`: all."""
 
     parts: Literal["spatial", "temporal", "joint"]
     """Which part of the VAE learns."""
@@ -302,8 +301,7 @@ class Parallel(Part):
     """Layout of the training stages' processes: world = data x tensor x pipeline x context."""
 
     world: Positive = 1
-    """Processes, one a GPU. Left out, `mugv run` takes as many as this machine has GPUs and the batches divide among, and a cluster 1. auto
-    or 0: so too on a cluster, by the GPUs of one node of `resources.train`. The resolved recipe has the number."""
+    """Processes, one a GPU. Left out: `mugv run` takes the GPUs of this machine. auto or 0: a cluster too takes those of one node."""
     tensor: Positive = 1
     """Ranks that share each layer's matrices."""
     pipeline: Positive = 1

@@ -115,7 +115,7 @@ def test_a_user_s_error_ends_the_run_and_is_not_tried_again(cluster, tmp_path):
     assert chain.facts("train_vae")["JobState"] == "CANCELLED"
     record = json.loads((chain.folder / "run.json").read_text())
     assert record["status"] == "failed"
-    assert "sharpness" in record["error"]
+    assert record["error"].startswith("no clip was kept: blurred")
 
 
 def test_a_cancelled_job_stays_cancelled(cluster, tmp_path):
@@ -128,11 +128,11 @@ def test_a_cancelled_job_stays_cancelled(cluster, tmp_path):
 
 
 def test_what_slurm_does_not_know_is_one_line_and_leaves_nothing(cluster, tmp_path):
-    said = "error: slurm: invalid partition specified: nowhere; Batch job submission failed: Invalid partition name specified\n"
+    said = "error: slurm: invalid partition specified: nowhere"
     for options in (["-o", str(tmp_path / "job.sh")], ["--submit"]):
         command = [sys.executable, "-m", "mugv.cli.main", "slurm", "--recipe", str(RECIPE), "--state", str(tmp_path / "state"), *options]
         done = subprocess.run([*command, "--partition", "nowhere"], env=cluster, capture_output=True, text=True, cwd=ROOT)
-        assert (done.returncode, done.stderr) == (2, said)
+        assert (done.returncode, done.stderr.startswith(said), done.stderr.count("\n")) == (2, True, 1)
     assert not (tmp_path / "job.sh").exists()
     queued = subprocess.run(["squeue", "-h", "-t", "PD,R", "-n", "mugv-footage..scan"], env=cluster, capture_output=True, text=True)
     assert queued.stdout == ""
