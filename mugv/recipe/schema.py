@@ -81,7 +81,7 @@ class Data(Part):
 
 
 class VAEPhase(Part):
-    """A part of VAE training. `spatial`: the 2D trunk on single frames; `temporal`: the net on the frozen trunk's features; `joint`: all."""
+    """A part of VAE training. `spatial`: the 2D trunk, on frames; `temporal`: the net on the frozen trunk's features; `joint`: all."""
 
     parts: Literal["spatial", "temporal", "joint"]
     """Which part of the VAE learns."""
