@@ -29,6 +29,8 @@ ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 30.0
 THREADS = 4
+CONNECTIONS = 64
+"""That are kept open: outputs of many shards are fetched side by side, each file by file."""
 TIMEOUT = urllib3.Timeout(connect=10, read=300)
 _MISSING = {"NoSuchKey", "NoSuchBucket", "NotFound"}
 _FINAL = {400, 401, 403, 405, 409, 501}
@@ -56,7 +58,7 @@ def connect(label: str, timeout: urllib3.Timeout = TIMEOUT) -> Minio:
     server, secure = endpoint(label)
     # Retries are ours: the client's own would multiply with them and cannot be told what is final.
     context = tls_context(label) if secure else None
-    pool = urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(0), maxsize=THREADS, ssl_context=context)
+    pool = urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(0), maxsize=CONNECTIONS, ssl_context=context)
     return Minio(endpoint=server, credentials=provider(label), secure=secure, region=region(), http_client=pool)
 
 
