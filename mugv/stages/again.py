@@ -27,7 +27,8 @@ PATIENCE_SECONDS = 1800.0
 LONGEST_PAUSE_SECONDS = 60.0
 _AWAY = "MUGV_AWAY"
 """Environment variable from one start of the process to the next: since when a service is away, and how often it was waited for."""
-_SETTINGS = ("MUGV_", "AWS_", "MLFLOW_", "MINIO_", "KFP_")
+_SETTINGS = ("MUGV_STORE", "MUGV_S3_", "MUGV_STATE", "MUGV_IMAGE", "MUGV_GIT", "AWS_", "MINIO_", "MLFLOW_TRACKING_")
+"""Beginnings of the variables of services and image. Others name the pod or the try."""
 
 
 @contextmanager
@@ -77,5 +78,5 @@ def remembered(run: RunRecord, node: str) -> UserError | None:
 
 def settings(run: str) -> str:
     """Digest of what the environment says about services, keys and image: what a person mends when it is not the data."""
-    given = {k: v for k, v in os.environ.items() if k.startswith(_SETTINGS) and k not in (_AWAY, PATIENCE)}
+    given = {k: v for k, v in os.environ.items() if k.startswith(_SETTINGS)}
     return hashlib.sha256(repr((run, sorted(given.items()))).encode()).hexdigest()[:16]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import threading
 from collections.abc import Callable
@@ -69,6 +70,8 @@ class Cluster:
         executor, placed = pipeline.executors[work.executor], pipeline.kubernetes.get(work.executor, {})
         pod = Pod(self.image, [], self._environment(executor["container"], placed), self._mounted(placed), folder)
         given = _executor_input(work, f"s3://{BUCKET}/{self.run}/{work.name}")
+        # KFP gives them to every pod; those of two tries differ.
+        pod.environment |= {"KFP_POD_NAME": folder.name, "KFP_POD_UID": secrets.token_hex(16)}
         pod.command = _resolved([*executor["container"]["command"], *executor["container"]["args"]], given)
         self._bring(given, pod)
         pod.start()
