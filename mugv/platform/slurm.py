@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,12 +83,11 @@ def run_nodes(spec: LaunchSpec, python: str = "python") -> int:
 @contextmanager
 def _signals_to_steps(job: str) -> Iterator[None]:
     """SIGTERM and SIGINT that come while the block runs are sent, once, as SIGTERM to the steps of a job, not to its batch script."""
-    sent: list[int] = []
+    senders: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, _: object) -> None:
-        if not sent:
-            sent.append(number)
-            threading.Thread(target=_signal_steps, args=(job,), daemon=True).start()
+        if not senders:
+            senders.append(subprocess.Popen(["scancel", "--signal=TERM", job]))
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -97,7 +95,7 @@ def _signals_to_steps(job: str) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _signal_steps(job: str) -> None:
-    subprocess.run(["scancel", "--signal=TERM", job], check=False)
+        # Refused, as of a job that is being preempted, scancel asks again every few seconds: it would meet the job's next try.
+        for sender in senders:
+            sender.kill()
+            sender.wait()
