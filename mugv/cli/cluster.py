@@ -61,6 +61,7 @@ def submit(
 
     resolve_endpoint(endpoint)
     data = _data(_kind(pipeline), repository, path, revision)
+    _check_store()
     resolved = _carried(_runnable(read_recipe(recipe, changes), pipeline))
     roots = _roots(resolved, pipeline)
     missing = _not_stored(resolved, roots) if roots else []
@@ -87,6 +88,7 @@ def schedule(
     check_cron(cron)
     resolve_endpoint(endpoint)
     data = _data(_kind(pipeline), repository, path, revision)
+    _check_store()
     resolved = _carried(_runnable(read_recipe(recipe, changes), pipeline))
     typer.echo(f"recurring run {send(resolved, endpoint, cron, _kind(pipeline), data, namespace, service_account)}")
 
@@ -103,6 +105,17 @@ def _data(kind: str, repository: str, path: str, revision: str) -> dict[str, str
     if note:
         typer.echo(f"note: {note}", err=True)
     return {"repository": repository, "path": path or "videos", "revision": revision} if repository else None
+
+
+def _check_store() -> None:
+    """Where the store is known here: no task would find a bucket that is not there."""
+    import os
+
+    address = os.environ.get("MUGV_STORE", "")
+    if address.startswith("s3://"):
+        from mugv.store.s3 import S3Store
+
+        S3Store(address, Path("unused")).check_bucket()
 
 
 def _kind(name: str):  # type: ignore[no-untyped-def]

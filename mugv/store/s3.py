@@ -25,7 +25,7 @@ from mugv.store.base import Ref
 from mugv.store.directory import damaged_since
 from mugv.store.disk import explained
 from mugv.store.manifest import Manifest, ManifestError, holds
-from mugv.store.s3_client import THREADS, MissingObjectError, OddAnswerError, connect, retried
+from mugv.store.s3_client import NO_BUCKET, THREADS, MissingObjectError, OddAnswerError, connect, retried
 from mugv.store.s3_upload import Uploader
 
 T = TypeVar("T")
@@ -124,6 +124,11 @@ class S3Store:
             f"{place}/{name}: damaged since it was published (expected sha256 {entry.sha256}, asked {DOWNLOADS} times); "
             f"remove {place} from the bucket and run again"
         )
+
+    def check_bucket(self) -> None:
+        """Raise StoreError unless the bucket is there and the keys are accepted."""
+        if not self._try("look for the bucket", lambda: self.client.bucket_exists(bucket_name=self.bucket)):
+            raise MissingObjectError(f"store {self.uri}: {NO_BUCKET}")
 
     def list(self, prefix: str = "") -> list[str]:
         return sorted(self.list_facts(prefix))

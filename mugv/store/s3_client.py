@@ -31,6 +31,7 @@ LONGEST_WAIT_SECONDS = 30.0
 THREADS = 4
 CONNECTIONS = 64
 """That are kept open: outputs of many shards are fetched side by side, each file by file."""
+NO_BUCKET = "no such bucket; make it, or let `mugv doctor --create-bucket` do so"
 TIMEOUT = urllib3.Timeout(connect=10, read=300)
 _MISSING = {"NoSuchKey", "NoSuchBucket", "NotFound"}
 _FINAL = {400, 401, 403, 405, 409, 501}
@@ -124,7 +125,7 @@ def _give_up_if_final(label: str, what: str, error: Exception) -> None:
     if status == 404:
         # To put or to list fails so for the bucket alone.
         bucket = getattr(error, "code", "") == "NoSuchBucket" or what.startswith(("put ", "list"))
-        absent = "no such bucket; make it, or let `mugv doctor --create-bucket` do so" if bucket else "no such object or bucket"
+        absent = NO_BUCKET if bucket else "no such object or bucket"
         raise MissingObjectError(f"{label}: {what}: {absent}") from error
     if status in _FINAL:
         raise StoreError(f"{label}: {what} refused ({_short(error)}); check the bucket, the keys and the endpoint") from error

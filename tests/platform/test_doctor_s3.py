@@ -1,5 +1,6 @@
 """`mugv doctor` at a real S3 server: keys, bucket, a probe; the bucket made on request."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,11 +8,16 @@ import pytest
 from s3_server import Server, served
 from typer.testing import CliRunner
 
-from mugv.cli.main import app
-from mugv.errors import UserError
-from mugv.platform.doctor import Finding
-from mugv.platform.doctor.services import store
-from mugv.store import open_store
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "unit"))
+
+from kfp_recorder import recording_server  # noqa: E402
+
+from mugv.cli.main import app  # noqa: E402
+from mugv.errors import UserError  # noqa: E402
+from mugv.platform.doctor import Finding  # noqa: E402
+from mugv.platform.doctor.services import store  # noqa: E402
+from mugv.store import open_store  # noqa: E402
 
 
 @pytest.fixture
@@ -54,3 +60,17 @@ def test_what_submits_without_a_bucket_is_told_to_make_it(server: Server, tmp_pa
     with pytest.raises(UserError, match=r"fresh.*no such .*bucket.*mugv doctor --create-bucket") as caught:
         carry(tmp_path / "labels.jsonl", open_store("s3://fresh/x", tmp_path / "cache"), "align.labels")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("command", [("submit",), ("schedule", "--cron", "0 0 3 * * *")])
+def test_nothing_is_started_for_a_bucket_that_is_not_there_or_keys_that_are_wrong(
+    server: Server, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    with recording_server() as recorder:
+        monkeypatch.setenv("MUGV_STORE", "s3://fresh/x")
+        done = CliRunner().invoke(app, [*command, "--endpoint", recorder.url])
+        assert (done.exit_code, done.output.count("\n")) == (2, 1)
+        assert done.output.startswith("error: store s3://fresh/x: no such bucket; make it")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        assert CliRunner().invoke(app, [*command, "--endpoint", recorder.url]).exit_code == 2
+        assert recorder.calls == []
