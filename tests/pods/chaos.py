@@ -45,7 +45,7 @@ class Killer:
         self.running.append((pod, work.name))
         if self.due and not self.hit:
             threading.Timer(random.uniform(0, 1), self._strike).start()
-        elif work.name == self.task and not self.due:
+        elif work.name.endswith(self.task) and not self.due:
             threading.Timer(self.after, self._strike).start()
 
     def _strike(self) -> None:
