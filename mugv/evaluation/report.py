@@ -137,6 +137,8 @@ def save_report(data: ReportData, folder: Path) -> None:
 def load_report(folder: Path) -> ReportData:
     """What save_report wrote, with the pictures read again."""
     tree: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    # Reports of before they were the same for the same evaluation name their day.
+    tree.pop("created", None)
     parts = {"facts": Fact, "curves": Curve, "sheets": Sheet, "stages": StageTime, "origins": Origin}
     lists: dict[str, Any] = {name: [kind(**item) for item in tree.pop(name)] for name, kind in parts.items()}
     columns = [ReportColumn(c["key"], c["title"], Score.from_dict(c["score"])) for c in tree.pop("columns")]

@@ -51,7 +51,7 @@ def misbehave(ctx: StageContext, step: int) -> None:
 def evaluate(ctx: StageContext) -> None:
     score = {"n": 10, **dict.fromkeys(ROWS, RATE)}
     report = {
-        "title": "t", "created": "now", "recipe_name": "tiny", "recipe_digest": "d", "run_id": "", "facts": [], "judge_reason": "",
+        "title": "t", "recipe_name": "tiny", "recipe_digest": "d", "run_id": "", "facts": [], "judge_reason": "",
         "columns": [{"key": "t2v_seen", "title": "T2V, combinations seen", "score": score}],
         "bars": {}, "curves": [], "sheets": [], "clips": {}, "stages": [], "origins": [], "gate": None,
     }  # fmt: skip
