@@ -15,7 +15,7 @@ from tests.images.conftest import in_image
 
 IDENTITY = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
 STEPS = (
-    "git init -q",
+    "git init -q -b main",
     "dvc init -q",
     "dvc remote add -q -d store s3://mugv/dvc",
     "mkdir videos",
@@ -46,7 +46,7 @@ def project() -> Iterator[Path]:
 def test_a_revision_is_resolved_without_git_on_a_read_only_root(address: str, project: Path) -> None:
     code = f"""
 from mugv.platform.dvc_data import resolve
-old, new = (resolve({address!r}, "videos", revision) for revision in ("v1", "HEAD"))
+old, new = (resolve({address!r}, "videos", revision) for revision in ("v1", "main"))
 print(old.url.startswith("s3://mugv/dvc/files/md5/"), len(old.commit), old.md5 != new.md5, old.md5.endswith(".dir"))
 """
     assert in_image("data", code, "-v", f"{project}:/project:ro").stdout.splitlines()[-1] == "True 40 True True"
