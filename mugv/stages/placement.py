@@ -57,8 +57,8 @@ def task_pool(recipe: Recipe, node: Node) -> Pool:
     """What the node's own task asks for: as many GPUs as it uses; with a layout of many nodes little and no GPU, on nodes for data."""
     pool = pool_of(recipe, node)
     if node.pool == "data":
-        # A task that measures or captions with a network is none of this pool's: it runs where torch is.
-        return pool.model_copy(update={"gpus": 0})
+        used = node.stage == "curate_shard" and (recipe.curation.motion.method == "raft" or bool(recipe.curation.aesthetic.clip))
+        return pool.model_copy(update={"gpus": min(pool.gpus, 1 if used else 0)})
     layout = layout_of(recipe, node.stage, pool)
     if layout.nodes > 1:
         data = recipe.resources.data

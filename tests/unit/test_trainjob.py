@@ -162,7 +162,7 @@ def test_a_task_that_starts_a_job_holds_no_gpu() -> None:
     ],
 )
 def test_a_data_task_asks_for_a_gpu_where_a_network_measures(changes: list[str], stage: str, gpus: int) -> None:
-    recipe = recipe_of("resources.data.gpus=4", "resources.train.gpus=4", *changes)
+    recipe = recipe_of("resources.data.gpus=4", *changes)
     node = next(n for n in build_graph(recipe) if n.stage == stage)
     assert task_pool(recipe, node).gpus == gpus
 
