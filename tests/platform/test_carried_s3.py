@@ -79,6 +79,6 @@ def test_many_ranks_may_fetch_the_same_at_once(server: Server, tmp_path: Path) -
 
 @pytest.mark.parametrize("uri", ["s3://bucket/nothing", "s3://absent/weights"])
 def test_what_is_not_in_the_bucket_is_one_line(server: Server, uri: str) -> None:
-    with pytest.raises(UserError, match="no such (object|bucket)") as caught:
+    with pytest.raises(UserError, match=r"no such (object|bucket)") as caught:
         local_path(uri)
     assert "\n" not in str(caught.value)

@@ -123,7 +123,7 @@ def test_every_text_of_a_recipe_is_a_known_path_or_none() -> None:
         return found
 
     left = texts(Recipe, "") - {*FILES, *MODELS, VIDEOS} - NO_PATHS
-    assert {key for key in left if not key.startswith(("resources.data", "resources.vae", "resources.train"))} == set()
+    assert {key for key in left if not key.startswith(("resources.data", "resources.vae", "resources.train", "resources.slurm"))} == set()
 
 
 def file_of(key: str) -> str:

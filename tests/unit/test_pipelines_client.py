@@ -41,6 +41,12 @@ def no_endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
+def tasks(spec: dict) -> dict[str, dict]:
+    """Every task, of the root and inside of its exit handler, loops and conditions."""
+    inner = [component["dag"] for component in spec["components"].values() if "dag" in component]
+    return {name: task for dag in [spec["root"]["dag"], *inner] for name, task in dag["tasks"].items()}
+
+
 def test_a_submitted_run_carries_the_whole_pipeline(recorder: Recorder) -> None:
     recipe = full_recipe()
     assert submit(recipe, recorder.url, roots_of(recipe)) == "r-1"
@@ -49,7 +55,7 @@ def test_a_submitted_run_carries_the_whole_pipeline(recorder: Recorder) -> None:
     assert run["display_name"] == "Micro Test-train"
     spec = run["pipeline_spec"]["pipeline_spec"]
     assert spec["pipelineInfo"]["name"] == "mugv-train-micro-test"
-    assert spec["root"]["dag"]["tasks"]["train-vae"]["cachingOptions"]["cacheKey"] == Keys(recipe, roots_of(recipe))["train_vae"]
+    assert tasks(spec)["train-vae"]["cachingOptions"]["cacheKey"] == Keys(recipe, roots_of(recipe))["train_vae"]
     assert spec["root"]["inputDefinitions"]["parameters"]["roots"]["defaultValue"] == roots_of(recipe).to_json()
     executors = run["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert executors["exec-train-vae"]["secretAsEnv"][0]["secretName"] == "mugv-store"
@@ -68,13 +74,13 @@ def test_kubeflow_looks_only_for_tasks_whose_output_the_store_has(
     monkeypatch.setenv("MUGV_STORE", str(tmp_path / "store"))
     command = ["submit", "--recipe", str(tmp_path / "recipe.yaml"), "--endpoint", recorder.url]
     assert CliRunner().invoke(app, command).output.endswith("run r-1\n")
-    dag = recorder.body("runs")["pipeline_spec"]["pipeline_spec"]["root"]["dag"]["tasks"]
+    dag = tasks(recorder.body("runs")["pipeline_spec"]["pipeline_spec"])
     enabled = {name for name, task in dag.items() if task.get("cachingOptions", {}).get("enableCache")}
     assert enabled == {"footage", "curate", "train-vae"}
     recorder.calls.clear()
     monkeypatch.delenv("MUGV_STORE")
     assert "MUGV_STORE is not set here, so Kubeflow's cache cannot be compared with the store" in CliRunner().invoke(app, command).output
-    dag = recorder.body("runs")["pipeline_spec"]["pipeline_spec"]["root"]["dag"]["tasks"]
+    dag = tasks(recorder.body("runs")["pipeline_spec"]["pipeline_spec"])
     assert not [name for name, task in dag.items() if task.get("cachingOptions", {}).get("enableCache")]
 
 
@@ -93,7 +99,7 @@ def test_a_schedule_never_overlaps_itself_nor_catches_up(recorder: Recorder) -> 
     root = job["pipeline_spec"]["pipeline_spec"]["root"]
     defaults = {name: p.get("defaultValue") for name, p in root["inputDefinitions"]["parameters"].items()}
     assert {k: defaults[k] for k in data} == data
-    assert "resolve-data" in root["dag"]["tasks"]
+    assert "resolve-data" in tasks(job["pipeline_spec"]["pipeline_spec"])
 
 
 @pytest.mark.parametrize(
