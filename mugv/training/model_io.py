@@ -21,6 +21,7 @@ from mugv.dit.sharding import as_chunks, load_state, sharded_state
 from mugv.errors import UserError
 from mugv.recipe.models import DiTModel
 from mugv.recipe.schema import Parallel
+from mugv.training.bucket_writer import by_threads
 from mugv.training.checkpoint_files import damage, rank, seal
 from mugv.training.convert import check_folder
 from mugv.training.convert.trusted import only_data, read_metadata
@@ -44,8 +45,11 @@ Save: TypeAlias = AsyncRequest
 def save_sharded(state: dict[str, Any], folder: Path, asynchronous: bool = False) -> list[Save]:
     """Write a sharded state in megatron's distributed format, every rank calls it; or return what will write it."""
     folder.mkdir(parents=True, exist_ok=True)
-    request = dist_checkpointing.save(state, str(folder), content_metadata=SHARDING, async_sharded_save=asynchronous)
-    return [request] if request is not None else []
+    request = by_threads(dist_checkpointing.save(state, str(folder), content_metadata=SHARDING, async_sharded_save=True))
+    if asynchronous:
+        return [request]
+    request.execute_sync()
+    return []
 
 
 def save_model(model: MugDiT | Sequence[MugDiT], folder: Path, description: dict[str, Any]) -> None:

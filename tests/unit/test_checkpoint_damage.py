@@ -118,3 +118,12 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(latents, tmp_path, m
     monkeypatch.setattr(Path, "rename", renamed)
     fit(flow_task(latents, stage()), tmp_path, 2, 2)
     assert str(tmp_path) in done
+
+
+def test_a_save_forks_no_process_that_may_lock_up_beside_a_thread(latents, tmp_path, monkeypatch):
+    def forked() -> int:
+        raise AssertionError("forked")
+
+    monkeypatch.setattr("os.fork", forked)
+    fit(flow_task(latents, stage()), tmp_path, 4, 2)
+    assert [step for step, _ in checkpoints(tmp_path)] == [2, 4]
