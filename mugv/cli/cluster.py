@@ -59,8 +59,8 @@ def submit(
     from mugv.platform.kfp_api import resolve_endpoint
     from mugv.platform.kfp_client import submit as send
 
-    resolve_endpoint(endpoint)
     data = _data(_kind(pipeline), repository, path, revision)
+    resolve_endpoint(endpoint)
     _check_store()
     resolved = _carried(_runnable(read_recipe(recipe, changes), pipeline))
     roots = _roots(resolved, pipeline)
@@ -86,8 +86,8 @@ def schedule(
     from mugv.platform.kfp_client import schedule as send
 
     check_cron(cron)
-    resolve_endpoint(endpoint)
     data = _data(_kind(pipeline), repository, path, revision)
+    resolve_endpoint(endpoint)
     _check_store()
     resolved = _carried(_runnable(read_recipe(recipe, changes), pipeline))
     typer.echo(f"recurring run {send(resolved, endpoint, cron, _kind(pipeline), data, namespace, service_account)}")

@@ -141,5 +141,4 @@ def test_the_plain_plan_says_that_the_recipe_s_layout_does_not_fit(tmp_path: Pat
     changes += ["parallel.virtual_pipeline=1", "parallel.sequence_parallel=true"]
     arguments = ["plan", "--recipe", str(RECIPE), "--state", str(tmp_path), *(x for c in changes for x in ("--set", c))]
     done = CliRunner().invoke(app, arguments)
-    assert "parallel.world 512 needs more than one machine of 8 GPUs" in done.stderr
     assert re.search(r"a rank needs 1\d\d GB, more than a GPU of 80 GB; `mugv plan --gpus 512` proposes", done.stdout)
