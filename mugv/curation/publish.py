@@ -11,7 +11,6 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,10 +49,9 @@ def publish(parts: Sequence[Path], out: Path, settings: Curation, seed: int, cap
     kept = [row for row in rows if row.status == "kept"]
     places = {row.clip_id: f"shards/clips-{k // CLIPS_PER_SHARD:05d}.tar" for k, row in enumerate(kept)}
     rows = [replace(row, shard=places.get(row.clip_id, "")) for row in rows]
-    with ExitStack() as stack:
-        clips = _Clips(parts, stack)
-        card = make_card(rows, _write_shards(clips, kept, places, out), split_by, settings)
-        shown = choose(rows, read_strips(parts), clips)
+    clips = _Clips(parts)
+    card = make_card(rows, _write_shards(clips, kept, places, out), split_by, settings)
+    shown = choose(rows, read_strips(parts), clips)
     write_rows(out / MANIFEST, rows)
     _write_embeddings(out / EMBEDDINGS, kept, embeddings)
     (out / "card.json").write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
@@ -63,18 +61,19 @@ def publish(parts: Sequence[Path], out: Path, settings: Curation, seed: int, cap
 
 
 class _Clips(Mapping[str, bytes]):
-    """clip_id -> MP4, of all parts; read when asked for."""
+    """clip_id -> MP4, of all parts; read when asked for, with no file left open: there may be more parts than a process may open."""
 
-    def __init__(self, parts: Sequence[Path], stack: ExitStack) -> None:
-        paths = [path for part in parts for path in sorted(part.glob("clips-*.tar"))]
-        archives = [stack.enter_context(tarfile.open(path)) for path in paths]  # noqa: SIM115 (the stack closes them)
-        self._where = {member.name.removesuffix(".mp4"): (tar, member) for tar in archives for member in tar}
+    def __init__(self, parts: Sequence[Path]) -> None:
+        self._where: dict[str, tuple[Path, int, int]] = {}
+        for path in (path for part in parts for path in sorted(part.glob("clips-*.tar"))):
+            with tarfile.open(path) as tar:
+                self._where |= {member.name.removesuffix(".mp4"): (path, member.offset_data, member.size) for member in tar}
 
     def __getitem__(self, clip_id: str) -> bytes:
-        tar, member = self._where[clip_id]
-        file = tar.extractfile(member)
-        assert file is not None
-        return file.read()
+        path, start, size = self._where[clip_id]
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
 
     def __contains__(self, clip_id: object) -> bool:
         return clip_id in self._where

@@ -183,8 +183,9 @@ def write_part(finished: Finished, out: Path, index: int) -> Counter[str]:
     """Write the part of a finished shard; returns how many rows have each status."""
     rows = [row for home in finished.homes for row in read_rows(home / ROWS)]
     write_rows(out / PART, rows)
-    write_tar(out / f"clips-{index}.tar", _members(finished.homes, "mp4"))
-    write_tar(out / f"strips-{index}.tar", _members(finished.homes, "jpg"))
+    for kind, name in (("mp4", "clips"), ("jpg", "strips")):
+        if any(_made(finished.homes, kind)):
+            write_tar(out / f"{name}-{index}.tar", ((path.name, path.read_bytes()) for path in _made(finished.homes, kind)))
     _join_embeddings([home / EMBEDDINGS for home in finished.homes if (home / EMBEDDINGS).exists()], out / EMBEDDINGS)
     return Counter(row.status for row in rows)
 
@@ -194,10 +195,8 @@ def held(finished: Finished) -> dict[str, str]:
     return {home.name: read_rows(home / ROWS)[0].source for home in finished.homes if not (home / _LOST).exists()}
 
 
-def _members(homes: Iterable[Path], kind: str) -> Iterator[tuple[str, bytes]]:
-    for home in homes:
-        for path in sorted(home.glob(f"*.{kind}")):
-            yield path.name, path.read_bytes()
+def _made(homes: Iterable[Path], kind: str) -> Iterator[Path]:
+    return (path for home in homes for path in sorted(home.glob(f"*.{kind}")))
 
 
 def _join_embeddings(files: list[Path], out: Path) -> None:

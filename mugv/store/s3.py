@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from minio import Minio
 from minio.helpers import check_bucket_name
+from urllib3 import BaseHTTPResponse
 
 from mugv.durable import replace_text, sweep, sync
 from mugv.errors import StoreError, UserError
@@ -25,11 +26,12 @@ from mugv.store.base import Ref
 from mugv.store.directory import damaged_since
 from mugv.store.disk import explained
 from mugv.store.manifest import Manifest, ManifestError, holds
-from mugv.store.s3_client import NO_BUCKET, THREADS, MissingObjectError, OddAnswerError, connect, retried
+from mugv.store.s3_client import NO_BUCKET, MissingObjectError, OddAnswerError, connect, retried
 from mugv.store.s3_upload import Uploader
 
 T = TypeVar("T")
 LARGEST_MANIFEST = 256 << 20
+FILES_AT_ONCE = 16
 DOWNLOADS = 3
 """How often what arrived with another content than the manifest says is asked for, all in all."""
 
@@ -50,6 +52,9 @@ class S3Store:
         self.cache = cache
         self.client = client or connect(f"store {uri}")
         self.uploader = Uploader(self.client, self.bucket)
+        # One for all outputs: ten thousand small ones must not start as many threads.
+        self.files = ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="store")
+        self.found: dict[str, Manifest] = {}
 
     def publish(self, folder: Path, prefix: str, key: str) -> Ref:
         found = self.find(prefix)
@@ -57,8 +62,7 @@ class S3Store:
             # Another try of the same was first: what is published stays.
             return found
         written = Manifest.of_folder(folder, key)
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(lambda name: self.put_file(folder / name, f"{prefix}/{name}"), written.files))
+        self._each(lambda name: self.put_file(folder / name, f"{prefix}/{name}"), list(written.files))
         local = folder / manifest.NAME
         with explained(local):
             local.write_text(written.to_json())
@@ -67,14 +71,27 @@ class S3Store:
 
     def find(self, prefix: str) -> Ref | None:
         found = self._manifest(prefix)
-        return Ref(f"{self.uri}/{prefix}", found.key, found.digest) if found else None
+        if found is None:
+            return None
+        self.found[prefix] = found
+        return Ref(f"{self.uri}/{prefix}", found.key, found.digest)
+
+    def _each(self, action: Callable[[str], None], names: list[str]) -> None:
+        """Do `action` for all names, side by side where there are several."""
+        if len(names) < 2:
+            for name in names:
+                action(name)
+        else:
+            list(self.files.map(action, names))
 
     def fetch(self, ref: Ref, verify: bool = False) -> Path:
         folder = self.cache / manifest.checked_name(ref.digest)
         if self._cached(folder, ref, verify):
             return folder
         prefix = ref.uri.removeprefix(self.uri).strip("/")
-        found = self._manifest(prefix)
+        found = self.found.pop(prefix, None)
+        if found is None or found.digest != ref.digest:
+            found = self._manifest(prefix)
         if found is None or found.digest != ref.digest:
             raise StoreError(f"{ref.uri}: the output is gone or was replaced; run again to make it anew")
         arriving = self.cache / ".arriving" / secrets.token_hex(8)
@@ -104,8 +121,7 @@ class S3Store:
         for name in found.files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(lambda name: self._bring(found, prefix, folder, arriving, name), found.damaged(folder)))
+        self._each(lambda name: self._bring(found, prefix, folder, arriving, name), found.damaged(folder))
         for path in {(folder / name).parent for name in found.files} | {folder}:
             sync(path)
         replace_text(folder / manifest.NAME, found.to_json())
@@ -149,7 +165,17 @@ class S3Store:
             self._try(f"get {name}", lambda: self._get(self._name(name), path))
 
     def _get(self, name: str, path: Path) -> None:
-        self.client.fget_object(bucket_name=self.bucket, object_name=name, file_path=str(path))
+        # Not fget_object, which asks twice: what arrived is compared with the manifest.
+        response = self.client.get_object(bucket_name=self.bucket, object_name=name)
+        try:
+            with path.open("wb") as file:
+                for block in response.stream(1 << 20):
+                    file.write(block)
+                arrived = file.tell()
+            _check_length(arrived, response)
+        finally:
+            response.close()
+            response.release_conn()
 
     def remove(self, prefix: str) -> None:
         names = self.list(prefix)
@@ -182,9 +208,7 @@ class S3Store:
         response = self.client.get_object(bucket_name=self.bucket, object_name=self._name(name))
         try:
             text = bytes(response.read(LARGEST_MANIFEST))
-            length = response.headers.get("Content-Length", "")
-            if length.isdigit() and len(text) < min(int(length), LARGEST_MANIFEST):
-                raise OddAnswerError(f"{len(text)} of {length} bytes arrived")
+            _check_length(len(text), response)
             return text
         finally:
             response.close()
@@ -195,3 +219,9 @@ class S3Store:
 
     def _try(self, what: str, action: Callable[[], T]) -> T:
         return retried(f"store {self.uri}", what, action)
+
+
+def _check_length(arrived: int, response: BaseHTTPResponse) -> None:
+    length = response.headers.get("Content-Length", "")
+    if length.isdigit() and arrived < min(int(length), LARGEST_MANIFEST):
+        raise OddAnswerError(f"{arrived} of {length} bytes arrived")
