@@ -1,6 +1,7 @@
 """What all tests share: one thread a process, the longest files first, and what libraries leave behind put back."""
 
 import builtins
+import logging
 import os
 from collections.abc import Iterator
 
@@ -28,9 +29,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def process_put_back() -> Iterator[None]:
-    """MLflow exports its tracking URI into the environment; KFP's local runner leaves `print` indented after a ParallelFor."""
-    environment, original = dict(os.environ), builtins.print
+    """MLflow exports its tracking URI into the environment; KFP's local runner leaves `print` indented after a ParallelFor; a task's
+    body called here leaves a log handler on a stream that is closed by then."""
+    environment, original, handlers = dict(os.environ), builtins.print, list(logging.root.handlers)
     yield
+    for handler in [h for h in logging.root.handlers if type(h) is logging.StreamHandler and h not in handlers]:
+        logging.root.removeHandler(handler)
     os.environ.clear()
     os.environ.update(environment)
     builtins.print = original

@@ -136,7 +136,7 @@ def postgres(folder: Path, user: str, password: str, database: str) -> Iterator[
     """A database server on loopback that asks for a password; gives its port."""
     initdb, server = postgres_programs()
     folder.mkdir(mode=0o755, parents=True)
-    for parent in [folder, *folder.parents][:4]:
+    for parent in [folder, *folder.parents][:5]:
         parent.chmod(parent.stat().st_mode | 0o055) if parent.owner() != "root" or os.getuid() == 0 else None
     (folder / "password").write_text(password)
     # PostgreSQL does not run as root.

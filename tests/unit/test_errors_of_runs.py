@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from torch.distributed.checkpoint import CheckpointException
@@ -190,6 +189,6 @@ def test_what_ends_a_rank_reaches_the_process_that_waits(
     for expected in ({UserError: 2, ServiceAwayError: 75}.get(kind, 1), 1):
         assert worker.main(str(tmp_path / "spec.json")) == expected
         raised = ConnectionError("a process of the group is gone")
-    told = _rank_failure(SimpleNamespace(work=tmp_path, node="sft"), 1)  # type: ignore[arg-type]
+    told = _rank_failure(tmp_path / worker.FAILURE, 1, "sft: its processes ended")
     assert type(told) is kind
     assert text in str(told)

@@ -30,6 +30,8 @@ FLAW = {
     "compile": ["-o", "file"],
     "drift": ["--state", "file"],
     "confirm": ["--state", "file"],
+    "doctor": ["--recipe", "file"],
+    "slurm": ["-o", "file", "--recipe", "file"],
     "submit": ["--pipeline", "none"],
     "schedule": ["--cron", "none"],
     "stage": ["--out", "file"],
