@@ -43,6 +43,8 @@ class Cluster(threading.Thread):
     def __init__(self, objects: client.CustomObjectsApi) -> None:
         super().__init__(daemon=True)
         self.objects, self.pods, self.made, self.closed = objects, list[subprocess.Popen[bytes]](), list[str](), False
+        # What other tests left is nobody's to run.
+        self.objects.delete_collection_namespaced_custom_object(*TRAINJOBS)
         self.start()
 
     def run(self) -> None:
@@ -137,7 +139,7 @@ def weights(state: Path) -> dict[str, torch.Tensor]:
 
 def test_two_nodes_train_publish_and_tell_their_progress(cluster: Cluster, clips: Path, tmp_path: Path, as_user: Any) -> None:  # noqa: F811
     process = task(written_recipe(tmp_path), clips, tmp_path / "state", as_user, "a")
-    said = process.communicate(timeout=180)[0]
+    said = process.communicate(timeout=400)[0]
     assert process.returncode == 0, said
     assert json.loads(said.splitlines()[-1])["vae_measured_clips"] == 1
     assert "2 nodes of 1 processes" in said
@@ -155,7 +157,7 @@ def test_a_mistake_that_the_nodes_find_is_told_in_its_own_words_and_once(cluster
     write_rows(empty / "manifest.parquet", [ClipRow("c0", "v0.mp4", "d", reason="blurred")])
     (empty / "card.json").write_text('{"shards": {}}')
     process = task(written_recipe(tmp_path), empty, tmp_path / "state", as_user, "b")
-    said = process.communicate(timeout=180)[0]
+    said = process.communicate(timeout=400)[0]
     assert process.returncode == 2, said
     assert "mugv-error: the clip set holds no clip to train on" in said.splitlines()[-1]
     assert len(cluster.made) == 1, "a user's error is not tried again"
@@ -164,7 +166,7 @@ def test_a_mistake_that_the_nodes_find_is_told_in_its_own_words_and_once(cluster
 def test_a_killed_task_and_a_terminated_one_cost_no_step(cluster: Cluster, clips: Path, tmp_path: Path, as_user: Any) -> None:  # noqa: F811
     recipe, state = written_recipe(tmp_path, **SLOW), tmp_path / "state"
     whole = task(recipe, clips, tmp_path / "whole", as_user, "c")
-    assert whole.wait(180) == 0, whole.communicate()[0]
+    assert whole.wait(400) == 0, whole.communicate()[0]
     made = len(cluster.made)
 
     first = task(recipe, clips, state, as_user, "d")
@@ -181,7 +183,7 @@ def test_a_killed_task_and_a_terminated_one_cost_no_step(cluster: Cluster, clips
     wait_for(lambda: not cluster.objects.list_namespaced_custom_object(*TRAINJOBS)["items"], 60)
 
     third = task(recipe, clips, state, as_user, "d")
-    said = third.communicate(timeout=180)[0]
+    said = third.communicate(timeout=400)[0]
     assert third.returncode == 0, said
     assert len(cluster.made) == made + 2
     before, after = weights(tmp_path / "whole"), weights(state)
