@@ -27,7 +27,6 @@ BASE = "python:3.11-slim-bookworm"
 BOOTSTRAPPED = "mugv/base:bookworm"
 WHEELS = ROOT / "build" / "wheels"
 PACKAGES = "python3,python3-venv,ca-certificates"
-DEBIAN = "http://deb.debian.org/debian"
 UNREAD = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "var/log")
 """Folders of a bootstrapped base that no container reads."""
 
@@ -68,7 +67,6 @@ def bootstrap() -> None:
             "--include=python3,python3-venv,ca-certificates",
             "bookworm",
             str(root),
-            DEBIAN,
             stdout=subprocess.DEVNULL,
         )
         for unread in UNREAD:

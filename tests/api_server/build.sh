@@ -10,8 +10,9 @@ for tool in debootstrap etcd; do
 done
 [ -x "$folder/apiext" ] && exit 0
 root="$folder/sid"
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
-[ -x "$root/usr/bin/apt-get" ] || debootstrap --variant=minbase --include=ca-certificates sid "$root" "$mirror"
+# Without a mirror of one's own debootstrap takes its default.
+mirror=${DEBIAN_MIRROR:-}
+[ -x "$root/usr/bin/apt-get" ] || debootstrap --variant=minbase --include=ca-certificates sid "$root" ${mirror:+"$mirror"}
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 in_root() { chroot "$root" env DEBIAN_FRONTEND=noninteractive HOME=/root "$@"; }
