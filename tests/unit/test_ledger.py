@@ -118,6 +118,7 @@ def test_damaged_lines_and_absent_ledgers_cost_nothing(tmp_path: Path) -> None:
 def test_a_full_or_absent_disk_is_no_error_of_the_stage(tmp_path: Path) -> None:
     Ledger(tmp_path / "absent").write("try")
     Ledger(Path("/dev/full").parent / "null" / "x").write("try")
+    assert not (tmp_path / "absent").exists()
 
 
 def test_repeated_steps_are_counted_when_the_curve_is_rewound(tmp_path: Path) -> None:
