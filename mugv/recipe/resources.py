@@ -4,6 +4,7 @@ mugv.recipe.schema."""
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -33,28 +34,23 @@ def _written(value: Any) -> Any:
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
-def _object_name(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", text):
-        raise ValueError("must be the name of a Kubernetes object: lower case letters, digits, dashes and dots")
-    return text
+def _matching(pattern: str, what: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"must be {what}")
+        return text
+
+    return check
 
 
-def _resource(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", text):
-        raise ValueError("must be the name of a node's resource, such as nvidia.com/gpu or rdma/ib")
-    return text
-
-
-def _label(text: str) -> str:
-    if not re.fullmatch(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", text):
-        raise ValueError("must be the key of a label, such as topology.kubernetes.io/zone")
-    return text
-
-
-def _label_value(text: str) -> str:
-    if not re.fullmatch(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", text):
-        raise ValueError("must be the value of a label: at most 63 letters, digits, dashes, dots and underscores")
-    return text
+_WORD = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_DOMAIN = "[a-z0-9]([-a-z0-9.]*[a-z0-9])?/"
+_object_name = _matching(
+    "[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", "the name of a Kubernetes object: lower case letters, digits, dashes and dots"
+)
+_resource = _matching(_DOMAIN + _WORD, "the name of a node's resource, such as nvidia.com/gpu or rdma/ib")
+_label = _matching(f"({_DOMAIN})?{_WORD}", "the key of a label, such as topology.kubernetes.io/zone")
+_label_value = _matching(f"({_WORD})?", "the value of a label: at most 63 letters, digits, dashes, dots and underscores")
 
 
 def _variable(text: str) -> str:
